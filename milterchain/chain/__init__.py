@@ -1,0 +1,1 @@
+"""The engine: several milters asked at once before the message, and one after the other for it."""

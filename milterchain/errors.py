@@ -1,0 +1,138 @@
+"""Every exception that milterchain raises.
+
+::
+
+    MilterchainError
+     ├── ConfigurationError          mistakes in a configuration, one line each
+     ├── MilterError                 something between an MTA and a milter
+     │    ├── LocalProtocolError     our side was asked to do what the protocol forbids
+     │    ├── RemoteProtocolError    the peer did what the protocol forbids
+     │    │    ├── NotAMilterError   what answered is no milter; says what it looks like
+     │    │    └── PacketTooLargeError
+     │    ├── NegotiationError       the two sides have no common ground
+     │    ├── MilterConnectError     no connection: names the address, errno, path
+     │    ├── MilterTimeoutError     the peer did not answer (or take data) in time
+     │    └── MilterClosedError      the peer closed or reset the connection
+     └── SMTPError                   something between an SMTP client and an SMTP server
+          ├── SMTPSyntaxError        a command that RFC 5321 does not allow
+          └── NextHopError           the next hop cannot be used
+               ├── NextHopConnectError
+               ├── NextHopTimeoutError
+               ├── NextHopClosedError
+               └── NextHopProtocolError   it answered what is no SMTP reply, or out of order
+
+Verdicts of milters are no exceptions, neither are the next hop's refusals: both are values.
+"""
+
+from collections.abc import Sequence
+
+__all__ = [
+    "ConfigurationError",
+    "LocalProtocolError",
+    "MilterClosedError",
+    "MilterConnectError",
+    "MilterError",
+    "MilterTimeoutError",
+    "MilterchainError",
+    "NegotiationError",
+    "NextHopClosedError",
+    "NextHopConnectError",
+    "NextHopError",
+    "NextHopProtocolError",
+    "NextHopTimeoutError",
+    "NotAMilterError",
+    "PacketTooLargeError",
+    "RemoteProtocolError",
+    "SMTPError",
+    "SMTPSyntaxError",
+]
+
+
+class MilterchainError(Exception):
+    """The base of all."""
+
+
+class ConfigurationError(MilterchainError):
+    """A configuration that cannot be used.
+
+    Attributes:
+        mistakes: one line for each mistake: file, key, what is wrong, what is allowed.
+    """
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = tuple(mistakes)
+
+
+class MilterError(MilterchainError):
+    """The base of all that can go wrong between an MTA and a milter."""
+
+
+class LocalProtocolError(MilterError):
+    """This side was asked to send what the milter protocol forbids here."""
+
+
+class RemoteProtocolError(MilterError):
+    """The peer sent what the milter protocol forbids here; the connection is of no use any more."""
+
+
+class NotAMilterError(RemoteProtocolError):
+    """What answers at this address does not speak the milter protocol."""
+
+
+class PacketTooLargeError(RemoteProtocolError):
+    """The peer announced a packet beyond the limit."""
+
+
+class NegotiationError(MilterError):
+    """Both sides speak the protocol but have no common version, actions or options."""
+
+
+class MilterConnectError(MilterError):
+    """No connection could be made."""
+
+
+class MilterTimeoutError(MilterError):
+    """The peer did not answer, or did not take data, in time."""
+
+
+class MilterClosedError(MilterError):
+    """The peer closed or reset the connection."""
+
+
+class SMTPError(MilterchainError):
+    """The base of all that can go wrong between an SMTP client and an SMTP server."""
+
+
+class SMTPSyntaxError(SMTPError):
+    """A command that RFC 5321 or the extension that defines it does not allow.
+
+    Attributes:
+        code: the reply code that answers it.
+        status: the enhanced status code (RFC 3463).
+    """
+
+    def __init__(self, text: str, *, code: int = 501, status: str = "5.5.4") -> None:
+        super().__init__(text)
+        self.code = code
+        self.status = status
+
+
+class NextHopError(SMTPError):
+    """The next hop cannot be used; nothing is known to have been accepted."""
+
+
+class NextHopConnectError(NextHopError):
+    """No connection to the next hop, or it greeted with a refusal."""
+
+
+class NextHopTimeoutError(NextHopError):
+    """The next hop did not answer, or did not take data, in time."""
+
+
+class NextHopClosedError(NextHopError):
+    """The next hop closed or reset the connection."""
+
+
+class NextHopProtocolError(NextHopError):
+    """The next hop sent what is no SMTP reply, one too many, or one that is too long."""

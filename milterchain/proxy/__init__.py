@@ -1,0 +1,1 @@
+"""The application: front end, chain and next hop put together."""
