@@ -1,0 +1,382 @@
+"""The configuration: what may be written, its defaults, and what is wrong with what was written.
+
+`load` reads a TOML file, `parse` a document that was read already. Both answer a frozen `Config` in which
+sizes are bytes, times seconds, addresses values and paths absolute, or raise ConfigurationError with **one
+line for each mistake**: `FILE: key.path: what is wrong; what is allowed`. Tables of an array count from 1.
+
+Keys of what this version cannot do yet are known; a value that would need it is a mistake, so that nothing
+in a configuration is ever silently without effect.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from milterchain.config_mistakes import MistakeAtError, describe
+from milterchain.config_types import (
+    ListenAddress,
+    Network,
+    default_hostname,
+    parse_domain,
+    parse_duration,
+    parse_hostname,
+    parse_listen,
+    parse_macro,
+    parse_macro_stage,
+    parse_network,
+    parse_size,
+)
+from milterchain.errors import ConfigurationError
+from milterchain.milter.endpoint import Endpoint, parse_endpoint
+from milterchain.milter.flags import Stage
+from milterchain.proxy.nexthop import Hop, parse_hop
+
+__all__ = [
+    "AccessConfig",
+    "AuthConfig",
+    "Config",
+    "LimitsConfig",
+    "ListenConfig",
+    "LogConfig",
+    "MetricsConfig",
+    "MilterConfig",
+    "QuarantineConfig",
+    "RelayConfig",
+    "TLSConfig",
+    "load",
+    "parse",
+]
+
+MAX_FILE: int = 4 * 2**20
+"""Bytes of a configuration file; a larger one is surely something else (a spool file, a device)."""
+
+Item = TypeVar("Item")
+Size: TypeAlias = Annotated[int, BeforeValidator(parse_size)]
+Duration: TypeAlias = Annotated[float, BeforeValidator(parse_duration)]
+Networks: TypeAlias = tuple[Annotated[Network, BeforeValidator(parse_network)], ...]
+Count: TypeAlias = Annotated[StrictInt, Field(ge=1)]
+Name: TypeAlias = Annotated[StrictStr, Field(pattern=r"^[\x21-\x7e]+$", max_length=100)]
+
+
+def _base(info: ValidationInfo) -> Path:
+    base: Path = info.context["base"] if info.context else Path.cwd()
+    return base
+
+
+def _listen(value: object, info: ValidationInfo) -> ListenAddress:
+    return value if isinstance(value, ListenAddress) else parse_listen(value, _base(info))
+
+
+def _absolute(value: object, schemes: Sequence[str], base: Path) -> str:
+    """Make the path after one of the schemes absolute; anything else stays what it is."""
+    text = value if isinstance(value, str) else repr(value)
+    for scheme in schemes:
+        if text.startswith(scheme) and len(text) > len(scheme):
+            return f"{scheme}{base / text.removeprefix(scheme)}"
+    return text
+
+
+def _endpoint(value: object, info: ValidationInfo) -> Endpoint:
+    return parse_endpoint(_absolute(value, ("unix:", "local:"), _base(info)))
+
+
+def _hop(value: object, info: ValidationInfo) -> Hop:
+    return parse_hop(_absolute(value, ("maildir:", "lmtp:unix:"), _base(info)))
+
+
+def _not_empty(items: tuple[Item, ...]) -> tuple[Item, ...]:
+    if not items:
+        raise ValueError("is empty; at least one is needed")
+    return items
+
+
+Address: TypeAlias = Annotated[Endpoint, BeforeValidator(_endpoint)]
+NextHop: TypeAlias = Annotated[Hop, BeforeValidator(_hop)]
+MacroStage: TypeAlias = Annotated[Stage, BeforeValidator(parse_macro_stage)]
+MacroName: TypeAlias = Annotated[bytes, BeforeValidator(parse_macro)]
+
+
+class _Table(BaseModel):
+    """What all tables have in common: unknown keys are mistakes, values cannot be changed.
+
+    Attributes:
+        later: what needs a later version: by field, the feature and the values that need it (none: every
+            value but the default).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    later: ClassVar[Mapping[str, tuple[str, frozenset[str]]]] = {}
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_later(cls, value: object, info: ValidationInfo) -> object:
+        name = info.field_name or ""
+        if name not in cls.later:
+            return value
+        feature, values = cls.later[name]
+        default = cls.model_fields[name].get_default(call_default_factory=True)
+        if value in values if values else value != default:
+            shown = f"{value!r}: " if isinstance(value, str | int) else ""
+            raise ValueError(f"{shown}{feature} is not supported by this version yet; leave it out")
+        return value
+
+
+class TLSConfig(_Table):
+    """`[[listen]] tls`."""
+
+    certificate: StrictStr
+    key: StrictStr
+    mode: Literal["starttls", "implicit"] = "starttls"
+    required: StrictBool = False
+
+
+class AuthConfig(_Table):
+    """`[[listen]] auth`."""
+
+    backend: Literal["next-hop", "file"]
+    path: StrictStr | None = None
+    allow_plaintext: StrictBool = False
+
+
+class ListenConfig(_Table):
+    """`[[listen]]`: one address that takes mail in.
+
+    Attributes:
+        name: what milters get as `{daemon_name}`.
+    """
+
+    later = {
+        "tls": ("TLS", frozenset()),
+        "proxy_protocol_from": ("the PROXY protocol", frozenset()),
+        "xclient_from": ("XCLIENT", frozenset()),
+        "auth": ("AUTH", frozenset()),
+    }
+
+    name: Name = "smtp"
+    address: Annotated[ListenAddress, BeforeValidator(_listen)] = ListenAddress(host="127.0.0.1", port=2525)
+    tls: TLSConfig | None = None
+    proxy_protocol_from: Networks = ()
+    xclient_from: Networks = ()
+    auth: AuthConfig | None = None
+
+
+class AccessConfig(_Table):
+    """`[access]`: who may send where.
+
+    Attributes:
+        trusted_networks: clients that may send to any recipient.
+        relay_domains: domains to which anybody may send; `.example.org` means the subdomains.
+    """
+
+    trusted_networks: Networks = (parse_network("127.0.0.0/8"), parse_network("::1/128"))
+    relay_domains: tuple[Annotated[str, BeforeValidator(parse_domain)], ...] = ()
+
+
+class MilterConfig(_Table):
+    """`[[milter]]`: one milter of the chain; their order is the chain's.
+
+    Attributes:
+        name: how logs and tables call it; the address by default.
+    """
+
+    later = {
+        "mode": ("observing", frozenset()),
+        "default_action": ("quarantine", frozenset({"quarantine"})),
+        "clients": ("a condition on clients", frozenset()),
+        "not_clients": ("a condition on clients", frozenset()),
+        "listeners": ("a condition on listeners", frozenset()),
+        "authenticated": ("a condition on authentication", frozenset()),
+    }
+
+    address: Address
+    name: Name = ""
+    mode: Literal["enforce", "observe"] = "enforce"
+    default_action: Literal["accept", "reject", "tempfail", "quarantine", "shutdown"] = "tempfail"
+    connect_timeout: Duration = 30.0
+    command_timeout: Duration = 30.0
+    content_timeout: Duration = 300.0
+    protocol: Annotated[StrictInt, Field(ge=2, le=6)] = 6
+    header_index: Literal["postfix", "sendmail"] = "postfix"
+    on_rejected_recipient: Literal["replay", "keep"] = "replay"
+    pipeline: Literal["auto", "on", "off"] = "auto"
+    macros: dict[MacroStage, tuple[MacroName, ...]] = Field(default_factory=dict)
+    clients: Networks = ()
+    not_clients: Networks = ()
+    listeners: tuple[StrictStr, ...] = ()
+    authenticated: Literal["any", "only", "never"] = "any"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name(cls, data: object) -> object:
+        if isinstance(data, dict) and "name" not in data and isinstance(data.get("address"), str):
+            return {**data, "name": data["address"].replace(" ", "")[:100] or "?"}
+        return data
+
+
+class RelayConfig(_Table):
+    """`[relay]`: where mail goes.
+
+    Attributes:
+        next_hop: tried in order; paths are absolute.
+        on_refused_added_recipient: what becomes of a message when the next hop refuses a recipient that a
+            milter added.
+    """
+
+    later = {
+        "tls": ("TLS to the next hop", frozenset()),
+        "client_identity": ("telling the next hop of the client", frozenset()),
+    }
+
+    next_hop: Annotated[tuple[NextHop, ...], AfterValidator(_not_empty)] = (
+        parse_hop("smtp:127.0.0.1:10025"),
+    )
+    tls: Literal["none", "may", "encrypt", "verify"] = "none"
+    client_identity: Literal["none", "auto", "xclient", "xforward"] = "none"
+    received: StrictBool = True
+    connect_timeout: Duration = 30.0
+    command_timeout: Duration = 300.0
+    data_done_timeout: Duration = 600.0
+    on_refused_added_recipient: Literal["tempfail", "log"] = "tempfail"
+
+
+class QuarantineConfig(_Table):
+    """`[quarantine]`: what becomes of a message that a milter wants to be held.
+
+    Until messages can be held, the client is told to try again later.
+    """
+
+    later = {
+        "action": ("this way to hold messages", frozenset({"hold", "next-hop", "header"})),
+        "directory": ("holding messages", frozenset()),
+        "next_hop": ("holding messages", frozenset()),
+    }
+
+    action: Literal["hold", "next-hop", "header", "tempfail", "reject"] = "tempfail"
+    directory: StrictStr = "quarantine"
+    next_hop: StrictStr = "smtp:127.0.0.1:10026"
+
+
+class LimitsConfig(_Table):
+    """`[limits]`.
+
+    Attributes:
+        message_timeout: the whole time for the milters and the next hop after the final dot.
+        errors: commands of one session that failed before the connection is closed.
+        received_hops: Received headers from which on a message is taken for a loop.
+    """
+
+    message_size: Size = 50 * 2**20
+    recipients: Count = 1000
+    connections: Count = 1000
+    connections_per_client: Count = 50
+    command_timeout: Duration = 300.0
+    message_timeout: Duration = 540.0
+    errors: Count = 20
+    received_hops: Count = 100
+
+
+class LogConfig(_Table):
+    """`[log]`; `auto` is console on a terminal and json otherwise."""
+
+    format: Literal["auto", "console", "json"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class MetricsConfig(_Table):
+    """`[metrics]`."""
+
+    later = {"address": ("metrics", frozenset())}
+
+    address: Annotated[ListenAddress, BeforeValidator(_listen)] | None = None
+
+
+class Config(_Table):
+    """The whole configuration.
+
+    Attributes:
+        hostname: in the greeting, macro `j` and our Received header.
+    """
+
+    later = {"workers": ("more than one worker", frozenset())}
+
+    hostname: Annotated[str, BeforeValidator(parse_hostname)] = Field(default_factory=default_hostname)
+    workers: Count | Literal["auto"] = 1
+    listen: Annotated[tuple[ListenConfig, ...], AfterValidator(_not_empty)] = (ListenConfig(),)
+    access: AccessConfig = AccessConfig()
+    milter: tuple[MilterConfig, ...] = ()
+    relay: RelayConfig = RelayConfig()
+    quarantine: QuarantineConfig = QuarantineConfig()
+    limits: LimitsConfig = LimitsConfig()
+    log: LogConfig = LogConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    @field_validator("milter")
+    @classmethod
+    def _names_differ(cls, milters: tuple[MilterConfig, ...]) -> tuple[MilterConfig, ...]:
+        names = [milter.name for milter in milters]
+        for index, name in enumerate(names):
+            if (first := names.index(name)) != index:
+                raise MistakeAtError(
+                    (index, "name"), f"{name!r} is the name of milter[{first + 1}] too; names must differ"
+                )
+        return milters
+
+
+def parse(document: Mapping[str, Any], where: str, base: Path) -> Config:
+    """Check a document.
+
+    Args:
+        document: what tomllib, or the command line, gave.
+        where: what each mistake begins with.
+        base: the directory under which relative paths are.
+
+    Raises:
+        ConfigurationError: with one line for each mistake.
+    """
+    try:
+        return Config.model_validate(document, context={"base": base.absolute()})
+    except ValidationError as error:
+        raise ConfigurationError(describe(error, Config, where)) from None
+
+
+def load(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a file.
+
+    Args:
+        path: the file.
+        overrides: whole tables that take the place of those in the file.
+
+    Raises:
+        ConfigurationError: with one line for each mistake.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise ConfigurationError([f"{path}: cannot be read: {error.strerror}"]) from None
+    if len(content) > MAX_FILE:
+        raise ConfigurationError([f"{path}: is too large; {MAX_FILE} bytes are allowed"])
+    try:
+        document = tomllib.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigurationError([f"{path}: byte {error.start} is not UTF-8; TOML is UTF-8"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError([f"{path}: is not TOML: {error}"]) from None
+    return parse({**document, **(overrides or {})}, str(path), path.absolute().parent)

@@ -1,0 +1,127 @@
+"""What pydantic found wrong, as lines for people.
+
+`describe` turns a ValidationError into one line for each mistake; it looks at the model to name the keys that
+exist where an unknown one was met.
+"""
+
+import difflib
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+__all__ = ["MistakeAtError", "describe", "key_path"]
+
+_KINDS: Final[Mapping[str, str]] = {
+    "bool": "true or false",
+    "dict": "a table",
+    "int": "a whole number",
+    "list": "a list",
+    "mapping": "a table",
+    "model": "a table",
+    "string": "a string",
+    "tuple": "a list",
+}
+"""What a value should have been, by the first word of pydantic's error type (`int_type`, `tuple_type`…)."""
+
+_SHOWN: Final = 60
+"""Characters of a wrong value that are shown."""
+
+
+class MistakeAtError(ValueError):
+    """What a validator raises when the mistake is deeper than the value it was given.
+
+    Attributes:
+        location: the steps from that value to the mistake.
+    """
+
+    def __init__(self, location: tuple[int | str, ...], text: str) -> None:
+        super().__init__(text)
+        self.location = location
+
+
+def key_path(location: Sequence[int | str]) -> str:
+    """Write a location as people look for it: `milter[2].default_action`, counted from 1."""
+    path = ""
+    for step in location:
+        if isinstance(step, int):
+            path += f"[{step + 1}]"
+        else:
+            path += f".{step}" if path else step
+    return path
+
+
+def describe(error: ValidationError, model: type[BaseModel], where: str) -> tuple[str, ...]:
+    """Build the lines, each beginning with `where`."""
+    return tuple(_line(details, model, where) for details in error.errors(include_url=False))
+
+
+def _line(details: ErrorDetails, model: type[BaseModel], where: str) -> str:
+    cause = details.get("ctx", {}).get("error")
+    deeper = cause.location if isinstance(cause, MistakeAtError) else ()
+    # Where the key of a free table is at fault, pydantic adds a step that nobody wrote.
+    path = key_path([step for step in (*details["loc"], *deeper) if step != "[key]"])
+    text = _text(details, model)
+    return f"{where}: {path}: {text}" if path else f"{where}: {text}"
+
+
+def _text(details: ErrorDetails, model: type[BaseModel]) -> str:
+    kind = details["type"]
+    value = _short(details["input"])
+    context: Mapping[str, Any] = details.get("ctx", {})
+    if kind == "missing":
+        return "is missing; it has no default"
+    if kind == "extra_forbidden":
+        return _unknown_key(details["loc"], model)
+    if kind == "value_error":
+        return str(context["error"])
+    builder = _TEXTS.get(kind)
+    if builder is not None:
+        return f"{value} {builder(context)}"
+    expected = _KINDS.get(kind.partition("_")[0])
+    return f"{value} is not {expected}" if expected else f"{value}: {details['msg']}"
+
+
+_TEXTS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
+    "literal_error": lambda context: f"is not one of {_choices(context['expected'])}",
+    "greater_than_equal": lambda context: f"is too small; the least is {context['ge']}",
+    "less_than_equal": lambda context: f"is too large; the most is {context['le']}",
+    "string_too_long": lambda context: f"is too long; {context['max_length']} characters are allowed",
+    "string_pattern_mismatch": lambda _: "is not a name; printable ASCII without spaces is allowed",
+}
+
+
+def _choices(expected: str) -> str:
+    """Turn pydantic's `'a', 'b' or 'c'` into `a, b, c`."""
+    return expected.replace(" or ", ", ").replace("'", "")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def _unknown_key(location: Sequence[int | str], model: type[BaseModel]) -> str:
+    parent = _model_at(location[:-1], model)
+    known = sorted(parent.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    if close:
+        return f"there is no such key; did you mean {close[0]}?"
+    return f"there is no such key; allowed are {', '.join(known)}"
+
+
+def _model_at(location: Sequence[int | str], model: type[BaseModel]) -> type[BaseModel]:
+    """Follow the keys of a location down to the table that they lead to."""
+    for step in location:
+        if isinstance(step, str):
+            model = next(_models(model.model_fields[step].annotation))
+    return model
+
+
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _models(argument)
