@@ -1,0 +1,46 @@
+"""Queue ids: what names one message in logs, in macro `i` and in Received headers.
+
+An id is 16 letters and digits, no vowels (so that it spells nothing). Ids sort by the time at which they
+were made, and no two of them are equal: within a process the time never repeats, and the process is part of the id.
+"""
+
+import os
+import time
+from collections.abc import Callable
+
+__all__ = ["QueueIds"]
+
+_ALPHABET = b"0123456789BCDFGHJKLMNPQRSTVWXYZ"
+"""In ASCII order, so that ids sort as numbers do."""
+_TIME_WIDTH = 11
+"""31**11 microseconds reach to the year 2775."""
+_PROCESS_WIDTH = 5
+"""31**5 is above Linux's largest process id, 2**22."""
+
+
+def _digits(number: int, width: int) -> bytes:
+    digits = bytearray(width)
+    for position in range(width - 1, -1, -1):
+        number, digit = divmod(number, len(_ALPHABET))
+        digits[position] = _ALPHABET[digit]
+    return bytes(digits)
+
+
+class QueueIds:
+    """Makes the ids of one process; must be made after forking.
+
+    Args:
+        clock: nanoseconds since 1970.
+        process: what tells this process from others.
+    """
+
+    def __init__(self, clock: Callable[[], int] = time.time_ns, process: int | None = None) -> None:
+        self._clock = clock
+        self._process = _digits(os.getpid() if process is None else process, _PROCESS_WIDTH)
+        self._last = 0
+
+    def __call__(self) -> bytes:
+        """Make the next id."""
+        # Later than the last one even if the clock stands still or is set back.
+        self._last = max(self._clock() // 1000, self._last + 1)
+        return _digits(self._last, _TIME_WIDTH) + self._process

@@ -1,0 +1,89 @@
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from milterchain.proxy.logs import configure, get_logger, text
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.getLogger("mail").setLevel(logging.NOTSET)
+
+
+def test_json_where_there_is_no_terminal() -> None:
+    stream = io.StringIO()
+    configure("auto", "info", stream)
+    get_logger().bind(session="s1").info("message", queue_id="Q1")
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["session"], line["queue_id"], line["level"]) == (
+        "message",
+        "s1",
+        "Q1",
+        "info",
+    )
+
+
+def test_console_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    stream = Terminal()
+    configure("auto", "info", stream)
+    get_logger().info("message", queue_id="Q1")
+    assert "\x1b[" in stream.getvalue()
+    assert "Q1" in stream.getvalue()
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = Terminal()
+    configure("console", "info", stream)
+    get_logger().info("message", queue_id="Q1")
+    assert "\x1b[" not in stream.getvalue()
+    assert "queue_id=Q1" in stream.getvalue()
+
+
+@pytest.mark.parametrize(("level", "lines"), [("debug", 3), ("info", 2), ("warning", 1), ("error", 0)])
+def test_levels(level: str, lines: int) -> None:
+    stream = io.StringIO()
+    configure("json", level, stream)
+    logger = get_logger()
+    logger.debug("a")
+    logger.info("b")
+    logger.warning("c")
+    assert len(stream.getvalue().splitlines()) == lines
+
+
+def test_the_standard_library_goes_the_same_way_but_aiosmtpd_is_quiet() -> None:
+    stream = io.StringIO()
+    configure("json", "info", stream)
+    logging.getLogger("other").info("hello")
+    logging.getLogger("mail.log").info("a command")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["hello"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (b"a@b", "a@b"),
+        ("bücher".encode(), "bücher"),
+        (b"\xff", "\\xff"),
+        (b"a\r\nb", "a\\r\\nb"),
+        (b"\x1b[31m", "\\x1b[31m"),
+    ],
+)
+def test_bytes_are_shown_safely(value: bytes, shown: str) -> None:
+    assert text(value) == shown
