@@ -1,23 +1,29 @@
 """Helpers for tests, for users of the library and for its own tests.
 
-`ScriptedMilter` plays the filter side of the milter protocol.
+`ScriptedMilter` plays the filter side of the milter protocol, `ScriptedNextHop` an SMTP server; both follow
+scripts, can go wrong on demand, and record what they were sent.
 """
 
 from milterchain.testing.faults import Close, Fault, Garbage, InTurn, Late, Reset, Silence, StopReading
 from milterchain.testing.peer import PATIENCE, refusing_address
 from milterchain.testing.scripted_milter import HalfPacket, MilterConnection, ScriptedMilter
+from milterchain.testing.scripted_next_hop import HalfLine, HopSession, ReceivedMessage, ScriptedNextHop
 
 __all__ = [
     "PATIENCE",
     "Close",
     "Fault",
     "Garbage",
+    "HalfLine",
     "HalfPacket",
+    "HopSession",
     "InTurn",
     "Late",
     "MilterConnection",
+    "ReceivedMessage",
     "Reset",
     "ScriptedMilter",
+    "ScriptedNextHop",
     "Silence",
     "StopReading",
     "refusing_address",
