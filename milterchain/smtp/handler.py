@@ -1,7 +1,8 @@
 """What the SMTP server asks of the rest: one `SessionHandler` for each connection.
 
-The server owns the conversation: syntax, order, limits, deadlines, pipelining, the spooled message. The handler
-owns the decisions. The server calls one method at a time, in the order of the conversation, and awaits it.
+The server owns the conversation: syntax, order, limits, deadlines, pipelining, the spooled message. The
+handler owns the decisions. The server calls one method at a time, in the order of the conversation, and
+awaits it.
 
 Answers:
 
@@ -10,8 +11,8 @@ Answers:
 - A reply that closes (421, 521) is sent, then the connection is closed.
 - An exception is logged, the client hears `451 4.3.0`, and the transaction is over.
 
-If the client goes away, the method that is running is cancelled, except `message`: what has been sent to the next
-hop cannot be called back, so it runs to its end. `close` comes last, exactly once, whatever happened.
+If the client goes away, the method that is running is cancelled, except `message`: what has been sent to the
+next hop cannot be called back, so it runs to its end. `close` comes last, exactly once, whatever happened.
 """
 
 from collections.abc import Callable, Mapping
@@ -85,8 +86,9 @@ class SessionHandler(Protocol):
     async def connect(self) -> Reply | None:
         """A client has connected; the greeting is not sent yet.
 
-        A reply that is not positive is sent as the greeting. The session goes on, but no MAIL is accepted: the
-        handler's own refusal is the answer, or `550 5.7.1` if it has none. A positive reply replaces the greeting.
+        A reply that is not positive is sent as the greeting. The session goes on, but no MAIL is accepted:
+        the handler's own refusal is the answer, or `550 5.7.1` if it has none. A positive reply replaces the
+        greeting.
         """
 
     async def helo(self, name: bytes, esmtp: bool) -> Reply | None:  # noqa: FBT001 - positional by contract
@@ -108,8 +110,9 @@ class SessionHandler(Protocol):
         """
 
     async def message(self, message: Message) -> Reply:
-        """The message has come in completely. Whatever the answer is, the transaction is over; no `reset` follows.
+        """The message has come in completely.
 
+        Whatever the answer is, the transaction is over and no `reset` follows (it does after an exception).
         The message, with its spool file, is closed by the server when this returns.
         """
 
@@ -117,7 +120,10 @@ class SessionHandler(Protocol):
         """A command that the server does not know, as it came, without its line end. None: `500 5.5.2`."""
 
     async def reset(self) -> None:
-        """The open transaction is over without a message: RSET, HELO again, a refused DATA, a message too large."""
+        """The open transaction is over without a message.
+
+        After RSET, HELO again, a refused DATA, a message beyond a limit, or an exception in this handler.
+        """
 
     async def close(self) -> None:
         """The session is over. Called exactly once, if the handler was made at all."""
