@@ -15,9 +15,10 @@ import re
 from milterchain.errors import NextHopProtocolError
 from milterchain.mail.replies import MAX_REPLY_LINE, MAX_REPLY_LINES, Reply
 
-__all__ = ["ReplyReader"]
+__all__ = ["ReplyReader", "parse_features"]
 
 _LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
+_KEYWORD = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]*)(?:[ =](.*))?", re.DOTALL)
 
 _SHOWN = 60
 """Octets of an illegal line that an error quotes: enough to know what answered."""
@@ -84,6 +85,21 @@ class ReplyReader:
                 f"a reply line of more than {self._max_line} octets: {_quote(self._buffer)}"
             )
         return None
+
+
+def parse_features(reply: Reply) -> dict[bytes, bytes]:
+    """What a reply to EHLO offers: keyword in upper case → its arguments.
+
+    Lines that are no offer are skipped, and a refusal offers nothing.
+    The old form `AUTH=LOGIN` is read as `AUTH LOGIN`. If a keyword occurs twice, the first one counts.
+    """
+    features: dict[bytes, bytes] = {}
+    if 200 <= reply.code < 300:
+        for line in reply.lines[1:]:
+            match = _KEYWORD.fullmatch(line.rstrip())
+            if match is not None:
+                features.setdefault(match[1].upper(), match[2] or b"")
+    return features
 
 
 def _quote(line: bytes) -> str:

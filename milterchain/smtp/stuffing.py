@@ -1,0 +1,37 @@
+"""The content of DATA as it travels (RFC 5321 section 4.5.2): dots doubled, ended by one `CRLF . CRLF`.
+
+Works on chunks in bulk and holds no more than one of them. The content is expected to be normalised: each
+line ends in CRLF and no other CR or LF occurs. Should a bare LF get here nevertheless, the dot after it is
+doubled too: a next hop that takes a bare LF for a line end must not see an end of data before ours.
+"""
+
+from collections.abc import Iterable, Iterator
+
+__all__ = ["stuffed"]
+
+_COALESCE = 64 * 1024
+"""Pieces are joined up to this size: a small message is one write, and larger ones are not copied twice."""
+
+
+def stuffed(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield what to write after the 354: at least one piece; the last one ends with the final dot.
+
+    A content whose last line has no CRLF gets one, as the dot must stand on a line of its own.
+    """
+    tail = b"\r\n"
+    held = b""
+    for chunk in chunks:
+        if not chunk:
+            continue
+        piece = chunk.replace(b"\n.", b"\n..")
+        if chunk[0] == 0x2E and tail[-1] == 0x0A:
+            piece = b"." + piece
+        tail = (tail + chunk[-2:])[-2:]
+        if not held:
+            held = piece
+        elif len(held) + len(piece) <= _COALESCE:
+            held += piece
+        else:
+            yield held
+            held = piece
+    yield held + (b".\r\n" if tail == b"\r\n" else b"\r\n.\r\n")
