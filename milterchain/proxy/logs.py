@@ -1,7 +1,8 @@
 """What is logged, and how: structlog, one line for each event.
 
 `console` is for people, `json` for machines; `auto` is the first on a terminal and the second elsewhere.
-Colours only on a terminal, and not with `NO_COLOR`. Records of the standard library's logging take the same way.
+Colours only on a terminal, and not with `NO_COLOR`. Records of the standard library's logging take the same
+way.
 
 Keys: `session` names a connection, `queue_id` a message, `milter` who said it. Bytes are shown by `text`.
 """

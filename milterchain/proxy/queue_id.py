@@ -1,7 +1,8 @@
 """Queue ids: what names one message in logs, in macro `i` and in Received headers.
 
 An id is 16 letters and digits, no vowels (so that it spells nothing). Ids sort by the time at which they
-were made, and no two of them are equal: within a process the time never repeats, and the process is part of the id.
+were made, and no two of them are equal: within a process the time never repeats, and the process is part of
+the id.
 """
 
 import os
