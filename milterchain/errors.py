@@ -4,6 +4,7 @@
 
     MilterchainError
      ├── ConfigurationError          mistakes in a configuration, one line each
+     ├── HeaderLimitError            a message whose headers are too large or too many
      ├── MilterError                 something between an MTA and a milter
      │    ├── LocalProtocolError     our side was asked to do what the protocol forbids
      │    ├── RemoteProtocolError    the peer did what the protocol forbids
@@ -28,6 +29,7 @@ from collections.abc import Sequence
 
 __all__ = [
     "ConfigurationError",
+    "HeaderLimitError",
     "LocalProtocolError",
     "MilterClosedError",
     "MilterConnectError",
@@ -62,6 +64,10 @@ class ConfigurationError(MilterchainError):
     def __init__(self, mistakes: Sequence[str]) -> None:
         super().__init__("\n".join(mistakes))
         self.mistakes = tuple(mistakes)
+
+
+class HeaderLimitError(MilterchainError):
+    """A message whose headers go beyond a limit; it is answered with 552 5.3.4."""
 
 
 class MilterError(MilterchainError):
