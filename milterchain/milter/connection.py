@@ -1,0 +1,306 @@
+"""One milter connection without I/O, for both roles.
+
+`send` turns a message into bytes, `receive_data` takes bytes, `next_event` returns messages. The rules are
+the tables of `state` and `negotiation`; this class moves through them. What this side may not send is a
+`LocalProtocolError` and changes nothing; what the peer may not send is a `RemoteProtocolError`, after which
+the connection is closed: nobody can know which reply would belong to which command.
+"""
+
+from collections import deque
+from itertools import repeat
+from typing import NoReturn, TypeAlias
+
+from milterchain.errors import LocalProtocolError, MilterError, NegotiationError, RemoteProtocolError
+from milterchain.milter.flags import DATA_SIZE_1M, DATA_SIZE_64K, Command, Protocol, Response
+from milterchain.milter.framing import PacketReader, encode_packet
+from milterchain.milter.messages import (
+    Abort,
+    AnyCommand,
+    AnyResponse,
+    Macros,
+    OptNeg,
+    decode_command,
+    decode_response,
+)
+from milterchain.milter.negotiation import Negotiated, negotiate_as_mta
+from milterchain.milter.state import (
+    FINAL,
+    IDLE_AFTER,
+    PERMISSION,
+    PIPELINED,
+    RESPONSES,
+    TOLERATED,
+    Role,
+    State,
+    transitions,
+)
+
+__all__ = ["MAX_COMMAND", "MAX_RESPONSE", "Connection", "Event"]
+
+MAX_COMMAND = DATA_SIZE_1M
+"""The longest payload that a milter takes: the largest that can be negotiated."""
+MAX_RESPONSE = 64 * 1024 * 1024
+"""The longest payload that an MTA takes: rspamd sends a whole new body in one packet."""
+
+Event: TypeAlias = AnyCommand | AnyResponse
+
+_CONTINUE = encode_packet(Response.CONTINUE)
+_NAMES = {int(code): code.name for code in (*Command, *Response)}
+_UNDECLINED = transitions(frozenset())
+_IN_MESSAGE = (PIPELINED | {Command.RCPT, Command.DATA}) - {Command.MAIL}
+
+
+class Connection:
+    """The protocol state of one connection.
+
+    Attributes:
+        role: which side this is.
+        state: how far the connection has come.
+        negotiated: what was agreed on, None before.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_offer",
+        "_outstanding",
+        "_pending",
+        "_reader",
+        "_table",
+        "negotiated",
+        "role",
+        "state",
+    )
+
+    def __init__(self, role: Role, *, max_payload: int | None = None) -> None:
+        if max_payload is None:
+            max_payload = MAX_RESPONSE if role is Role.MTA else MAX_COMMAND
+        self.role = role
+        self.state = State.START
+        self.negotiated: Negotiated | None = None
+        self._reader = PacketReader(max_payload)
+        self._outstanding: deque[int] = deque()
+        self._answered: frozenset[Command] = frozenset({Command.OPTNEG})
+        self._table = _UNDECLINED
+        self._offer: OptNeg | None = None
+        self._pending: AnyCommand | None = None
+
+    @property
+    def outstanding(self) -> int:
+        """How many commands await their final reply."""
+        return len(self._outstanding)
+
+    @property
+    def awaited(self) -> int | None:
+        """The command that the next reply belongs to."""
+        return self._outstanding[0] if self._outstanding else None
+
+    @property
+    def unread(self) -> int:
+        """Bytes received that are no event yet."""
+        return len(self._reader)
+
+    def send(self, message: Event) -> bytes:
+        """Take a message to be sent and return its bytes.
+
+        Raises:
+            LocalProtocolError: the message is not legal here, or longer than negotiated.
+            RemoteProtocolError: (MTA) a command is to be sent, but the peer sent something unasked before;
+                read as the reply to this command it would be believed.
+        """
+        payload = message.encode()
+        limit = DATA_SIZE_64K if self.negotiated is None else self.negotiated.max_data
+        if len(payload) > limit:
+            raise LocalProtocolError(
+                f"{type(message).__name__} of {len(payload)} bytes, {limit} are the most"
+            )
+        if self.role is Role.MILTER:
+            self._respond(message)
+        elif isinstance(message, Macros):
+            self._may_define_macros()
+        else:
+            if isinstance(message, OptNeg):
+                self._offer = message
+            self.advance(message.code)
+        return encode_packet(message.code, payload)
+
+    def advance(self, command: int, count: int = 1) -> None:
+        """Note that the MTA sends a command that somebody else encoded.
+
+        Args:
+            command: its code.
+            count: how often: more than once only for headers and pieces of the body.
+
+        Raises:
+            LocalProtocolError: as `send`.
+            RemoteProtocolError: as `send`.
+        """
+        if self._outstanding:
+            due = self._outstanding[-1]
+            if command not in PIPELINED or due not in PIPELINED or due == Command.END_OF_MESSAGE:
+                raise LocalProtocolError(f"{_name(command)} before the reply to {_name(due)} came")
+        elif len(self._reader) and self.state is not State.CLOSED:
+            self._refuse(f"{len(self._reader)} bytes came unasked")
+        after = self._table[self.state].get(command)
+        if after is None:
+            raise LocalProtocolError(f"{_name(command)} is not possible now: {self.state.value}")
+        self.state = after
+        if command in self._answered:
+            self._outstanding.extend(repeat(command, count))
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes from the peer."""
+        self._reader.feed(data)
+
+    def next_event(self) -> Event | None:
+        """The next message from the peer.
+
+        A milter gets the next command only after it has answered the former, as with libmilter; also like
+        there, commands of a message that already has its verdict vanish.
+
+        Returns:
+            None when more bytes are needed, a reply is due, or the connection is closed.
+
+        Raises:
+            RemoteProtocolError: the peer sent what it may not; the connection is closed.
+            NegotiationError: (MTA) the milter's answer cannot be agreed on; the connection is closed.
+        """
+        if self.state is State.CLOSED:
+            return None
+        try:
+            return self._next_response() if self.role is Role.MTA else self._next_command()
+        except LocalProtocolError as error:
+            self.state = State.CLOSED
+            raise RemoteProtocolError(str(error)) from error
+        except MilterError:
+            self.state = State.CLOSED
+            raise
+
+    def continues(self) -> int:
+        """(MTA) Take the plain Continue replies to content before the end of the message, all at once.
+
+        Returns:
+            How many there were. They change no state, so that nobody needs to see each.
+        """
+        outstanding = self._outstanding
+        if self.state is State.CLOSED or not outstanding or outstanding[0] not in PIPELINED:
+            return 0
+        most = len(outstanding) - (outstanding[-1] == Command.END_OF_MESSAGE)
+        count = self._reader.skip(_CONTINUE, most)
+        for _ in range(count):
+            outstanding.popleft()
+        return count
+
+    def close(self) -> None:
+        """Note that the connection is over."""
+        self.state = State.CLOSED
+
+    # The MTA's side
+
+    def _may_define_macros(self) -> None:
+        if self.negotiated is None or self.state is State.CLOSED:
+            raise LocalProtocolError(f"macros are not possible now: {self.state.value}")
+        if self._outstanding and self._outstanding[-1] not in PIPELINED:
+            raise LocalProtocolError(f"macros before the reply to {_name(self._outstanding[-1])} came")
+
+    def _next_response(self) -> AnyResponse | None:
+        packet = self._reader.next_packet()
+        if packet is None:
+            return None
+        code, payload = packet
+        response = decode_response(code, payload)
+        if not self._outstanding:
+            self._refuse(f"{_name(code)} came unasked")
+        command = self._outstanding[0]
+        if code not in RESPONSES[command]:
+            self._refuse(f"{_name(code)} in reply to {_name(command)}")
+        if isinstance(response, OptNeg):
+            assert self._offer is not None
+            self._agree(negotiate_as_mta(self._offer, response))
+        elif code in FINAL:
+            self._outstanding.popleft()
+            if code in IDLE_AFTER.get(command, ()):
+                # How many of the commands that follow get a reply differs between implementations.
+                self.state = State.CLOSED if self._outstanding else State.IDLE
+        return response
+
+    # The milter's side
+
+    def _next_command(self) -> AnyCommand | None:
+        while not self._outstanding:
+            command = self._pending
+            self._pending = None
+            if command is None:
+                packet = self._reader.next_packet()
+                if packet is None:
+                    return None
+                command = decode_command(*packet)
+            if isinstance(command, Macros):
+                if self.negotiated is None:
+                    self._refuse("macros before option negotiation")
+                return command
+            event = self._accept(command)
+            if event is not None:
+                return event
+        return None
+
+    def _accept(self, command: AnyCommand) -> AnyCommand | None:
+        """Move on by a command; the event it makes, None if it vanishes."""
+        code = command.code
+        after = self._table[self.state].get(code)
+        if after is None:
+            after = TOLERATED.get(self.state, {}).get(code)
+            if after is None:
+                if self.state is State.IDLE and code in _IN_MESSAGE:
+                    return None
+                self._refuse(f"{_name(code)} is not possible now: {self.state.value}")
+            if code in {Command.HELO, Command.MAIL}:
+                self._pending = command
+                self.state = State.IDLE
+                return Abort()
+        self.state = after
+        if isinstance(command, OptNeg):
+            self._offer = command
+        if code in self._answered:
+            self._outstanding.append(code)
+        return command
+
+    def _respond(self, message: Event) -> None:
+        if not self._outstanding or self.state is State.CLOSED:
+            raise LocalProtocolError(f"{type(message).__name__} though no reply is due")
+        command, code = self._outstanding[0], message.code
+        if code not in RESPONSES[command]:
+            raise LocalProtocolError(f"{type(message).__name__} is no reply to {_name(command)}")
+        if isinstance(message, OptNeg):
+            assert self._offer is not None
+            try:
+                self._agree(negotiate_as_mta(self._offer, message))
+            except NegotiationError as error:
+                raise LocalProtocolError(str(error)) from error
+            return
+        assert self.negotiated is not None
+        if code == Response.SKIP and not self.negotiated.protocol & Protocol.SKIP:
+            raise LocalProtocolError("SKIP was not negotiated")
+        permission = PERMISSION.get(code)
+        if permission is not None and not self.negotiated.actions & permission:
+            raise LocalProtocolError(f"{type(message).__name__} needs {permission.name}, not negotiated")
+        if code in FINAL:
+            self._outstanding.popleft()
+            if code in IDLE_AFTER.get(command, ()):
+                self.state = State.IDLE
+
+    # Both
+
+    def _agree(self, negotiated: Negotiated) -> None:
+        self.negotiated = negotiated
+        self.state = State.NEW
+        self._outstanding.popleft()
+        self._table = transitions(negotiated.declined)
+        self._answered = negotiated.answered
+
+    def _refuse(self, text: str) -> NoReturn:
+        self.state = State.CLOSED
+        raise RemoteProtocolError(text)
+
+
+def _name(code: int) -> str:
+    return _NAMES.get(code) or repr(bytes((code,)))

@@ -1,0 +1,74 @@
+"""Where a milter listens, in the spellings of Postfix and of Sendmail."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+__all__ = ["Endpoint", "parse_endpoint"]
+
+_P = TypeVar("_P", bound=asyncio.BaseProtocol)
+_FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
+_FORMS = "inet:HOST:PORT, inet6:HOST:PORT, unix:/PATH, local:/PATH, inet:PORT@HOST or inet6:PORT@HOST"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """An address: a path, or a host and a port.
+
+    Attributes:
+        path: of a unix socket, None for TCP.
+        host: a name or an address without brackets.
+        port: 1 to 65535; 0 only where it is listened on (the system chooses).
+        family: `inet` takes whatever the name resolves to, `inet6` IPv6 only.
+    """
+
+    path: str | None = None
+    host: str = ""
+    port: int = 0
+    family: str = "inet"
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.family}:{host}:{self.port}"
+
+    async def connect(self, factory: Callable[[], _P]) -> tuple[asyncio.Transport, _P]:
+        """Connect.
+
+        Raises:
+            OSError: as the system says.
+        """
+        loop = asyncio.get_running_loop()
+        if self.path is not None:
+            return await loop.create_unix_connection(factory, self.path)
+        family = socket.AF_INET6 if self.family == "inet6" else socket.AF_UNSPEC
+        return await loop.create_connection(factory, self.host, self.port, family=family)
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """Read an address.
+
+    Raises:
+        ValueError: it is none; the text says why and what is allowed.
+    """
+    kind, _, rest = text.partition(":")
+    if kind in {"unix", "local"}:
+        if not rest.startswith("/"):
+            raise ValueError(f"{text!r}: the path of a unix socket begins with /")
+        return Endpoint(path=rest)
+    if kind not in _FAMILIES:
+        raise ValueError(f"{text!r} is no milter address; write {_FORMS}")
+    if "@" in rest:
+        port, _, host = rest.partition("@")
+    else:
+        host, _, port = rest.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not host:
+        raise ValueError(f"{text!r} names no host; write {_FORMS}")
+    if not (port.isascii() and port.isdigit()) or not 0 < int(port) <= 0xFFFF:
+        raise ValueError(f"{text!r}: the port is a number from 1 to 65535")
+    return Endpoint(host=host, port=int(port), family=kind)

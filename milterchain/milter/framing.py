@@ -1,0 +1,133 @@
+"""Packets: a length of four bytes (big-endian, counting the code), a code, a payload.
+
+Knows nothing of what packets mean. The reader takes bytes in any pieces and never allocates by what a peer
+announces, only by what it sent. It also recognises peers that speak something else altogether: whoever
+enters the port of a mail server, of clamd or of a TLS wrapper should read so, and not "packet too large".
+"""
+
+from collections.abc import Iterator, Mapping
+
+from milterchain.errors import LocalProtocolError, NotAMilterError, PacketTooLargeError, RemoteProtocolError
+
+__all__ = ["PacketReader", "encode_packet"]
+
+_MAX_LENGTH = 0xFFFFFFFF
+_QUOTED = 60
+"""Bytes of a foreign protocol that are quoted in the error."""
+
+_FOREIGN: Mapping[bytes, str] = {
+    b"220": "an SMTP or FTP server",
+    b"421": "an SMTP server that is closing",
+    b"554": "an SMTP server that refuses",
+    b"EHLO": "an SMTP client",
+    b"HELO": "an SMTP client",
+    b"LHLO": "an LMTP client",
+    b"QUIT": "an SMTP client",
+    b"HTTP": "an HTTP server",
+    b"GET ": "an HTTP client",
+    b"POST": "an HTTP client",
+    b"HEAD": "an HTTP client",
+    b"RSPAMD": "rspamd's own protocol",
+    b"SPAMD": "spamd",
+    b"UNKNOWN COMMAND": "clamd",
+    b"SSH-": "an SSH server",
+    b"* OK": "an IMAP server",
+    b"+OK": "a POP3 server",
+    b"PROXY ": "the PROXY protocol",
+    b"\r\n\r\n\0\r\nQUIT\n": "the PROXY protocol",
+    b"\x14\x03": "TLS",
+    b"\x15\x03": "TLS",
+    b"\x16\x03": "TLS",
+}
+"""How other protocols begin. None can be the length of a first packet, which is below 16 MiB."""
+
+
+def encode_packet(code: int, payload: bytes = b"") -> bytes:
+    """One packet.
+
+    Raises:
+        LocalProtocolError: no length can say how long the payload is.
+    """
+    if len(payload) >= _MAX_LENGTH:
+        raise LocalProtocolError(f"payload of {len(payload)} bytes does not fit into a packet")
+    return b"%b%c%b" % ((len(payload) + 1).to_bytes(4, "big"), code, payload)
+
+
+def _foreign(start: bytes) -> NotAMilterError:
+    what = next((name for prefix, name in _FOREIGN.items() if start.startswith(prefix)), None)
+    line = start.splitlines()[0] if what != "TLS" and start.splitlines() else start
+    says = f"this looks like {what}" if what else "this is no milter packet"
+    return NotAMilterError(f"the peer does not speak the milter protocol: {says}: {line[:_QUOTED]!r}")
+
+
+class PacketReader:
+    """Cuts a stream of bytes into packets.
+
+    Attributes:
+        max_payload: the longest payload that is taken.
+    """
+
+    __slots__ = ("_buffer", "_first", "max_payload")
+
+    def __init__(self, max_payload: int) -> None:
+        self.max_payload = max_payload
+        self._buffer = bytearray()
+        self._first = True
+
+    def __len__(self) -> int:
+        """Bytes received and not yet returned as packets."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> None:
+        """Take what was received."""
+        self._buffer += data
+
+    def next_packet(self) -> tuple[int, bytes] | None:
+        """The code and payload of the next packet; None while it is incomplete.
+
+        Raises:
+            NotAMilterError: the stream begins as no milter's can.
+            PacketTooLargeError: the announced length is beyond `max_payload`.
+            RemoteProtocolError: the announced length is 0: not even a code.
+        """
+        buffer = self._buffer
+        if len(buffer) < 4:
+            return None
+        if self._first:
+            if buffer[0]:
+                raise _foreign(bytes(buffer))
+            self._first = False
+        length = int.from_bytes(buffer[:4], "big")
+        if length - 1 > self.max_payload:
+            raise PacketTooLargeError(
+                f"packet of {length} bytes announced, {self.max_payload + 1} are the most"
+            )
+        if not length:
+            raise RemoteProtocolError("packet of length 0")
+        if len(buffer) < length + 4:
+            return None
+        code = buffer[4]
+        with memoryview(buffer) as view:
+            payload = bytes(view[5 : length + 4])
+        del buffer[: length + 4]
+        return code, payload
+
+    def skip(self, packet: bytes, most: int) -> int:
+        """Drop up to `most` packets that equal `packet` from the front, and say how many.
+
+        A message's headers are answered by as many identical packets; this costs far less than reading each.
+        """
+        count = 0
+        size = len(packet)
+        buffer = self._buffer
+        while count < most and buffer.startswith(packet, count * size):
+            count += 1
+        if count:
+            self._first = False
+            del buffer[: count * size]
+        return count
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        """The packets that are complete."""
+        while (packet := self.next_packet()) is not None:
+            yield packet

@@ -1,0 +1,246 @@
+"""Option negotiation: what two sides agree on from an offer and its answer.
+
+Pure functions from values to values. What cannot be agreed on is a `NegotiationError`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from milterchain.errors import NegotiationError
+from milterchain.milter.flags import (
+    ALL_ACTIONS,
+    ALL_PROTOCOL,
+    DATA_SIZE_1M,
+    DATA_SIZE_64K,
+    DATA_SIZE_256K,
+    Action,
+    Command,
+    Protocol,
+)
+from milterchain.milter.messages import OptNeg
+
+__all__ = [
+    "DECLINE",
+    "MAX_VERSION",
+    "MIN_VERSION",
+    "NO_REPLY",
+    "SINCE",
+    "Negotiated",
+    "Offer",
+    "answer_as_milter",
+    "negotiate_as_mta",
+]
+
+MIN_VERSION = 2
+MAX_VERSION = 6
+
+DECLINE: Mapping[Command, Protocol] = MappingProxyType(
+    {
+        Command.CONNECT: Protocol.NO_CONNECT,
+        Command.HELO: Protocol.NO_HELO,
+        Command.MAIL: Protocol.NO_MAIL,
+        Command.RCPT: Protocol.NO_RCPT,
+        Command.DATA: Protocol.NO_DATA,
+        Command.HEADER: Protocol.NO_HEADERS,
+        Command.END_OF_HEADERS: Protocol.NO_END_OF_HEADERS,
+        Command.BODY: Protocol.NO_BODY,
+        Command.UNKNOWN: Protocol.NO_UNKNOWN,
+    }
+)
+"""The bit by which a milter says that it does not want a command."""
+
+NO_REPLY: Mapping[Command, Protocol] = MappingProxyType(
+    {
+        Command.CONNECT: Protocol.NO_REPLY_CONNECT,
+        Command.HELO: Protocol.NO_REPLY_HELO,
+        Command.MAIL: Protocol.NO_REPLY_MAIL,
+        Command.RCPT: Protocol.NO_REPLY_RCPT,
+        Command.DATA: Protocol.NO_REPLY_DATA,
+        Command.HEADER: Protocol.NO_REPLY_HEADER,
+        Command.END_OF_HEADERS: Protocol.NO_REPLY_END_OF_HEADERS,
+        Command.BODY: Protocol.NO_REPLY_BODY,
+        Command.UNKNOWN: Protocol.NO_REPLY_UNKNOWN,
+    }
+)
+"""The bit by which a milter says that it will not answer a command. There is none for the end of message."""
+
+SINCE: Mapping[Command, int] = MappingProxyType({Command.UNKNOWN: 3, Command.DATA: 4})
+"""The version that brought a command, where it was not there from the start."""
+
+_REPLIED = frozenset({*NO_REPLY, Command.END_OF_MESSAGE})
+
+_BITS: Mapping[int, Protocol] = MappingProxyType(
+    {
+        2: Protocol(0x7F),
+        3: Protocol(0x7F) | Protocol.NO_UNKNOWN,
+        4: Protocol(0x7F) | Protocol.NO_UNKNOWN | Protocol.NO_DATA,
+        5: Protocol(0x7F) | Protocol.NO_UNKNOWN | Protocol.NO_DATA,
+        6: ALL_PROTOCOL,
+    }
+)
+"""The bits that a version knows. Nobody defined 5; it gets what 4 has."""
+
+_NOTHING = Protocol(0)
+_SIZES = ((Protocol.DATA_SIZE_1M, DATA_SIZE_1M), (Protocol.DATA_SIZE_256K, DATA_SIZE_256K))
+_SIZE_BITS = Protocol.DATA_SIZE_256K | Protocol.DATA_SIZE_1M
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What an MTA offers.
+
+    Attributes:
+        version: 2 to 6.
+        actions: what a milter may do. Milters leave when it is less than they might want.
+        protocol: what a milter may decline; bits that `version` does not know are not offered.
+        max_data: the longest payload that may be agreed on.
+    """
+
+    version: int = MAX_VERSION
+    actions: Action = ALL_ACTIONS
+    protocol: Protocol = ALL_PROTOCOL
+    max_data: int = DATA_SIZE_64K
+
+    def __post_init__(self) -> None:
+        if self.version not in _BITS:
+            raise NegotiationError(f"no milter protocol version {self.version}")
+
+    def message(self) -> OptNeg:
+        """The packet."""
+        protocol = self.protocol & _BITS[self.version]
+        if self.version >= 6:
+            for bit, size in _SIZES:
+                if self.max_data >= size:
+                    protocol |= bit
+        return OptNeg(version=self.version, actions=self.actions, protocol=protocol)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Negotiated:
+    """What both sides have agreed on.
+
+    Attributes:
+        version: of the protocol.
+        actions: what the milter may do.
+        protocol: what the milter declines, does not answer, and can do.
+        max_data: the longest payload of a packet.
+        macros: for each stage, the names that the milter asked for.
+        declined: the commands that are not sent.
+        answered: the commands that are sent and answered.
+    """
+
+    version: int
+    actions: Action
+    protocol: Protocol
+    max_data: int = DATA_SIZE_64K
+    macros: Mapping[int, tuple[bytes, ...]] = field(default_factory=dict)
+    declined: frozenset[Command] = field(init=False, repr=False)
+    answered: frozenset[Command] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        declined = {command for command, bit in DECLINE.items() if self.protocol & bit}
+        declined |= {command for command, since in SINCE.items() if self.version < since}
+        silent = {command for command, bit in NO_REPLY.items() if self.protocol & bit}
+        object.__setattr__(self, "declined", frozenset(declined))
+        object.__setattr__(self, "answered", _REPLIED - declined - silent)
+
+    def wants(self, command: Command) -> bool:
+        """Whether the command is sent at all."""
+        return command not in self.declined
+
+    def replies(self, command: Command) -> bool:
+        """Whether the command is sent and a reply is due."""
+        return command in self.answered
+
+    def knows(self, command: Command) -> bool:
+        """Whether the negotiated version has the command: if not, its macros are not sent either."""
+        return self.version >= SINCE.get(command, 0)
+
+    @property
+    def leading_space(self) -> bool:
+        """Whether header values travel with the space after the colon (SMFIP_HDR_LEADSPC)."""
+        return bool(self.protocol & Protocol.LEADING_SPACE)
+
+    @property
+    def wants_rejected_recipients(self) -> bool:
+        """Whether the milter hears of recipients that the MTA refused (SMFIP_RCPT_REJ)."""
+        return bool(self.protocol & Protocol.RCPT_REJECTED)
+
+    @property
+    def no_content_verdicts(self) -> bool:
+        """Whether nothing is answered between the envelope and the end of the message."""
+        return self.answered.isdisjoint((Command.HEADER, Command.END_OF_HEADERS, Command.BODY))
+
+
+def _max_data(protocol: Protocol) -> int:
+    return next((size for bit, size in _SIZES if protocol & bit), DATA_SIZE_64K)
+
+
+def negotiate_as_mta(offer: OptNeg, answer: OptNeg) -> Negotiated:
+    """Agree on a milter's answer.
+
+    Strict where Sendmail and Postfix both are (version, actions), lenient where Postfix is: unknown protocol
+    bits are ignored. Known ones hold even if they were not offered: rspamd and purepythonmilter announce
+    that they will not reply whatever was offered, and then do not. A larger data size needs both.
+
+    Raises:
+        NegotiationError: a version that was not offered or does not exist, or actions that were not offered.
+    """
+    if not MIN_VERSION <= answer.version <= offer.version:
+        raise NegotiationError(
+            f"the milter answers with version {answer.version}, offered were {MIN_VERSION} to {offer.version}"
+        )
+    excess = answer.actions & ~offer.actions
+    if excess:
+        raise NegotiationError(
+            f"the milter wants actions {int(excess):#x} that were not offered ({int(offer.actions):#x})"
+        )
+    sizes = offer.protocol & answer.protocol & _SIZE_BITS
+    return Negotiated(
+        version=answer.version,
+        actions=answer.actions,
+        protocol=(answer.protocol & ALL_PROTOCOL) | sizes,
+        max_data=_max_data(sizes),
+        macros=answer.macros,
+    )
+
+
+def answer_as_milter(
+    offer: OptNeg,
+    *,
+    actions: Action = ALL_ACTIONS,
+    protocol: Protocol = _NOTHING,
+    macros: Mapping[int, Iterable[bytes]] = MappingProxyType({}),
+) -> OptNeg:
+    """Answer an MTA's offer.
+
+    Args:
+        offer: what the MTA sent.
+        actions: what the milter needs; all must have been offered.
+        protocol: what the milter would rather not get or not answer; what was not offered is left out.
+        macros: what the milter asks for at each stage, sent only to an MTA that takes such lists.
+
+    Raises:
+        NegotiationError: the MTA is older than version 2, or lacks an action.
+    """
+    if offer.version < MIN_VERSION:
+        raise NegotiationError(f"the MTA offers version {offer.version}, {MIN_VERSION} is the oldest")
+    lists = {stage: tuple(names) for stage, names in macros.items()} if _takes_lists(offer) else {}
+    if lists:
+        actions |= Action.SET_MACRO_LIST
+    missing = actions & ~offer.actions
+    if missing:
+        raise NegotiationError(
+            f"the MTA does not offer actions {int(missing):#x} (only {int(offer.actions):#x})"
+        )
+    return OptNeg(
+        version=min(offer.version, MAX_VERSION),
+        actions=actions,
+        protocol=protocol & offer.protocol,
+        macros=lists,
+    )
+
+
+def _takes_lists(offer: OptNeg) -> bool:
+    return bool(offer.actions & Action.SET_MACRO_LIST)
