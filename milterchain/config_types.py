@@ -115,6 +115,7 @@ def parse_listen(value: object, base: Path) -> ListenAddress:
     port = _port(port_text)
     bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if bracketed else host
+    version: int
     try:
         version = ipaddress.ip_address(host).version
     except ValueError:
