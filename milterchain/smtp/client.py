@@ -14,6 +14,7 @@ It knows commands and replies, not transactions: what is sent, in which order, i
 """
 
 import asyncio
+import os
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -249,8 +250,7 @@ class SMTPClient(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the transport, last of all."""
         self._fail(NextHopClosedError(f"lost the connection: {exc or 'closed'}"))
-        if not self._closed.done():
-            self._closed.set_result(None)
+        self._closed.set_result(None)
 
     def pause_writing(self) -> None:
         """Called by the transport: the server does not keep up."""
@@ -275,7 +275,7 @@ class SMTPClient(asyncio.Protocol):
                 f"no connection to {address} within {self._options.connect_timeout:g} s"
             ) from error
         except (OSError, UnicodeError) as error:  # UnicodeError: a name that no resolver can be asked for
-            raise NextHopConnectError(f"no connection to {address}: {error}") from error
+            raise NextHopConnectError(f"no connection to {address}: {_reason(error)}") from error
 
     async def _greeted(self) -> Reply:
         assert self._welcome is not None
@@ -393,3 +393,9 @@ class SMTPClient(asyncio.Protocol):
             return
         what = "take the content" if self._streaming else "answer"
         self._fail(NextHopTimeoutError(f"did not {what} in time"))
+
+
+def _reason(error: Exception) -> str:
+    # asyncio's own text repeats the address instead of saying what the error number means.
+    number = getattr(error, "errno", None) or 0
+    return f"[Errno {number}] {os.strerror(number)}" if number > 0 else str(error)
