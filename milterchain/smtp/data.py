@@ -1,0 +1,157 @@
+"""The content of DATA: from the bytes on the wire to a message.
+
+`DataDecoder` finds the end of the data and removes the transparency dots; `DataReceiver` puts line ends
+right, checks the limits and builds the message. Neither does I/O.
+
+The data end at `CRLF . CRLF` and nowhere else (RFC 5321 section 4.1.1.4), the CRLF of the DATA command counting
+as the first. A server that also ends them at `LF . LF`, `LF . CRLF` or `CR . CR` lets a sender smuggle commands
+into what another server took for one message. Dots are removed only where CRLF begins the line: same reason.
+"""
+
+from typing import Final
+
+from milterchain.errors import HeaderLimitError
+from milterchain.mail.body import SpoolSettings
+from milterchain.mail.canonical import Canonicaliser
+from milterchain.mail.headers import HeaderLimits
+from milterchain.mail.message import Message, MessageBuilder
+from milterchain.mail.replies import Reply
+
+__all__ = ["DataDecoder", "DataReceiver"]
+
+MAX_DRAIN = 4
+"""How often the size limit is read before the connection is given up: a client that ignores SIZE should get
+to its final dot to hear 552, one that never ends should not keep us."""
+
+_END: Final = b"\r\n.\r\n"
+_PARTIAL_ENDS: Final = tuple(_END[:size] for size in range(len(_END) - 1, 0, -1))
+
+TOO_LARGE: Final = Reply.of(552, "5.3.4 Error: message size exceeds fixed limit")
+HEADERS_TOO_LARGE: Final = Reply.of(552, "5.3.4 Error: message headers exceed fixed limit")
+NO_STORAGE: Final = Reply.of(452, "4.3.1 Error: insufficient system storage")
+TOO_MANY_HOPS: Final = Reply.of(554, "5.4.6 Error: too many hops")
+
+
+class DataDecoder:
+    """Takes the data out of a receive buffer, as far as they are certain.
+
+    Attributes:
+        done: the end was met. What is left in the buffer are the next commands.
+    """
+
+    __slots__ = ("_at_start", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._at_start = True
+
+    def take(self, buffer: bytearray) -> bytes:
+        """Remove from the buffer all that is known to be data, and return it without transparency dots.
+
+        Up to four octets that may be the beginning of the end stay in the buffer until more has come.
+        """
+        if self._at_start:
+            if _END.startswith(buffer[:3], 2):
+                # Nothing, `.`, `.\r`, or the end of an empty message.
+                if len(buffer) >= 3:
+                    del buffer[:3]
+                    self.done = True
+                return b""
+            self._at_start = False
+            if buffer[0] == 0x2E:
+                del buffer[0]
+        end = buffer.find(_END)
+        if end >= 0:
+            data = bytes(buffer[: end + 2])
+            del buffer[: end + len(_END)]
+            self.done = True
+        else:
+            for partial in _PARTIAL_ENDS:
+                if buffer.endswith(partial):
+                    data = bytes(buffer[: -len(partial)])
+                    buffer[:] = partial
+                    break
+            else:
+                data = bytes(buffer)
+                buffer.clear()
+        return data.replace(b"\r\n.", b"\r\n")
+
+
+class DataReceiver:
+    """Makes one message of the data, within limits.
+
+    A message beyond a limit is thrown away, but read to its end: the client listens only then.
+
+    Attributes:
+        size_limit: octets of the message.
+    """
+
+    __slots__ = ("_builder", "_canonical", "_decoder", "_hops", "_refusal", "_size", "size_limit")
+
+    def __init__(
+        self,
+        *,
+        size_limit: int,
+        hops: int,
+        limits: HeaderLimits | None = None,
+        spool: SpoolSettings | None = None,
+    ) -> None:
+        self.size_limit = size_limit
+        self._hops = hops
+        self._decoder = DataDecoder()
+        self._canonical = Canonicaliser()
+        self._builder = MessageBuilder(limits=limits, spool=spool)
+        self._refusal: Reply | None = None
+        self._size = 0
+
+    @property
+    def hopeless(self) -> bool:
+        """So much has come beyond the limit that the end should not be waited for."""
+        return self._size > MAX_DRAIN * self.size_limit
+
+    def feed(self, buffer: bytearray) -> bool:
+        """Take what can be taken out of the buffer; True once the data have ended."""
+        self._keep(self._decoder.take(buffer), final=self._decoder.done)
+        return self._decoder.done
+
+    def finish(self) -> Message | Reply:
+        """The message, which is the caller's to close, or why there is none."""
+        if self._refusal is not None:
+            return self._refusal
+        try:
+            message = self._builder.finish()
+        except HeaderLimitError:
+            return self._refuse(HEADERS_TOO_LARGE)
+        except OSError:
+            return self._refuse(NO_STORAGE)
+        # The own header, a place holder so far, is called Received, too.
+        hops = sum([header.name.lower() == b"received" for header in message.headers]) - 1
+        if hops > self._hops:
+            message.close()
+            return TOO_MANY_HOPS
+        return message
+
+    def close(self) -> None:
+        """Throw away what was collected. May be called again."""
+        self._builder.close()
+
+    def _keep(self, data: bytes, *, final: bool) -> None:
+        if self._refusal is None:
+            data = self._canonical.feed(data)
+            if final:
+                data += self._canonical.finish()
+        self._size += len(data)
+        if self._refusal is not None:
+            return
+        if self._size > self.size_limit:
+            self._refuse(TOO_LARGE)
+            return
+        try:
+            self._builder.feed(data)
+        except OSError:
+            self._refuse(NO_STORAGE)
+
+    def _refuse(self, reply: Reply) -> Reply:
+        self._refusal = reply
+        self._builder.close()
+        return reply
