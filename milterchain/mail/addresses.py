@@ -75,7 +75,7 @@ def normalize_domain(domain: bytes) -> bytes:
     if domain.isascii() and b"xn--" not in domain:
         return domain
     try:
-        return idna.encode(domain.decode("utf-8"), uts46=True)
+        return idna.encode(domain.decode("utf-8"), uts46=True).removesuffix(b".")
     except UnicodeError:  # includes idna.IDNAError
         return domain
 
@@ -149,7 +149,9 @@ def extract_address(text: bytes) -> bytes | None:
 
     Empty for `<>` and for nothing; None for what must not be written into an SMTP command.
     """
-    text = text.strip(b" \t")
+    if _CONTROL.search(text):
+        return None
+    text = text.strip(b" ")
     match = _MAILBOX.fullmatch(text)
-    address = match["address"].strip(b" \t") if match else text
+    address = match["address"].strip(b" ") if match else text
     return address if not address or is_safe(address) else None
