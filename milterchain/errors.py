@@ -7,6 +7,8 @@
      ├── HeaderLimitError            a message whose headers are too large or too many
      ├── MilterError                 something between an MTA and a milter
      │    ├── LocalProtocolError     our side was asked to do what the protocol forbids
+     │    │    ├── WrongStageError   not at this point of the session
+     │    │    └── NotNegotiatedError
      │    ├── RemoteProtocolError    the peer did what the protocol forbids
      │    │    ├── NotAMilterError   what answered is no milter; says what it looks like
      │    │    └── PacketTooLargeError
@@ -43,10 +45,12 @@ __all__ = [
     "NextHopProtocolError",
     "NextHopTimeoutError",
     "NotAMilterError",
+    "NotNegotiatedError",
     "PacketTooLargeError",
     "RemoteProtocolError",
     "SMTPError",
     "SMTPSyntaxError",
+    "WrongStageError",
 ]
 
 
@@ -76,6 +80,14 @@ class MilterError(MilterchainError):
 
 class LocalProtocolError(MilterError):
     """This side was asked to send what the milter protocol forbids here."""
+
+
+class WrongStageError(LocalProtocolError):
+    """What was asked for is possible only at another point of the session: edits at the end of a message."""
+
+
+class NotNegotiatedError(LocalProtocolError):
+    """What was asked for had to be agreed on with the MTA when the connection was made."""
 
 
 class RemoteProtocolError(MilterError):

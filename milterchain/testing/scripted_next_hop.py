@@ -14,8 +14,8 @@ Without a script it is a correct server that takes everything::
 
 A script maps a verb, "CONNECT" (the greeting) or "." (the end of the data) to what is answered: a reply as
 text (lines separated by LF), a `Reply`, raw bytes, a fault (`milterchain.testing.faults`, `HalfLine`),
-several of those, one for each occurrence (`InTurn`), or a function of the argument (of the data for "."). None
-is the server's own reply. The state of the transaction follows the replies that were sent.
+several of those, one for each occurrence (`InTurn`), or a function of the argument (of the data for ".").
+None is the server's own reply. The state of the transaction follows the replies that were sent.
 """
 
 import asyncio
