@@ -17,6 +17,7 @@ from milterchain.milter.flags import (
     Action,
     Command,
     Protocol,
+    Stage,
 )
 from milterchain.milter.messages import OptNeg
 
@@ -211,7 +212,7 @@ def answer_as_milter(
     *,
     actions: Action = ALL_ACTIONS,
     protocol: Protocol = _NOTHING,
-    macros: Mapping[int, Iterable[bytes]] = MappingProxyType({}),
+    macros: Mapping[int, Iterable[bytes]] | Mapping[Stage, Iterable[bytes]] = MappingProxyType({}),
 ) -> OptNeg:
     """Answer an MTA's offer.
 
