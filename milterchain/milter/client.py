@@ -32,7 +32,7 @@ from milterchain.milter.messages import AnyCommand, AnyResponse, Macros, OptNeg,
 from milterchain.milter.negotiation import Negotiated, Offer
 from milterchain.milter.state import PIPELINED, RESPONSES, Role
 
-__all__ = ["ClientOptions", "MilterSession"]
+__all__ = ["ClientOptions", "Content", "ContentResult", "MilterSession"]
 
 _CONTENT = PIPELINED | {Command.OPTNEG, Command.MACRO}
 _NO_MACROS: MacroValues = MappingProxyType({})
