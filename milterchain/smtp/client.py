@@ -17,7 +17,7 @@ import asyncio
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Self, cast
 
@@ -34,7 +34,7 @@ from milterchain.smtp.client_options import Address, ClientOptions
 from milterchain.smtp.client_replies import ReplyReader, parse_features
 from milterchain.smtp.stuffing import stuffed
 
-__all__ = ["MAX_COMMAND", "SMTPClient"]
+__all__ = ["MAX_COMMAND", "SMTPClient", "check_command"]
 
 MAX_COMMAND = 4096
 """Octets of one command. RFC 5321 says 512, extensions add to it (RFC 3461: 500 for ORCPT alone)."""
@@ -72,6 +72,7 @@ class SMTPClient(asyncio.Protocol):
             only knows HELO.
         failure: why the connection is of no use any more; None while it is.
         in_doubt: a final dot has been sent and no reply to it has come: the server may have the message.
+        opened_at: when the connection was begun, in the loop's time.
     """
 
     def __init__(self, options: ClientOptions) -> None:
@@ -81,6 +82,7 @@ class SMTPClient(asyncio.Protocol):
         self.in_doubt = False
         self._options = options
         self._loop = asyncio.get_running_loop()
+        self.opened_at = self._loop.time()
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._reader = ReplyReader()
         self._outstanding: deque[_Exchange] = deque()
@@ -150,7 +152,8 @@ class SMTPClient(asyncio.Protocol):
             SMTPSyntaxError: a command that must not be sent; nothing was.
             NextHopError: the connection is of no use (any more).
         """
-        self._guard(commands)
+        for command in commands:
+            check_command(command, self.features)
         exchange = self._expect(len(commands), within or self._options.command_timeout)
         if self._pipelining:
             self._write(b"\r\n".join([*commands, b""]))
@@ -163,10 +166,15 @@ class SMTPClient(asyncio.Protocol):
     async def data(self, content: Iterable[bytes]) -> Reply:
         """Send DATA and, after a 354, the content. Returns the reply to either.
 
+        If the session was ended (421) instead of taking the content, that is an error; as a reply, 421 is the
+        one to the final dot.
+
         Raises:
             NextHopError: see `in_doubt` for whether the server may have the message.
         """
         (reply,) = await self.exchange(b"DATA", within=self._options.data_initiation_timeout)
+        if self.failure is not None:
+            raise self.failure
         if reply.code == 354:
             return await self.stream(content)
         if reply.positive:
@@ -176,8 +184,8 @@ class SMTPClient(asyncio.Protocol):
     async def stream(self, content: Iterable[bytes]) -> Reply:
         """Send the content after a 354, no faster than the server takes it, and return the final reply.
 
-        A refusal that comes before the end is the final reply, too; the connection is closed then. To get out
-        of a 354 when no recipient was accepted, stream nothing.
+        A refusal that comes before the end is the final reply, too, unless it is 421; the connection is closed
+        then. To get out of a 354 when no recipient was accepted, stream nothing.
 
         Raises:
             NextHopError: see `in_doubt` for whether the server may have the message.
@@ -284,15 +292,6 @@ class SMTPClient(asyncio.Protocol):
             raise NextHopConnectError(f"greeted with {reply}")
         return reply
 
-    def _guard(self, commands: Sequence[bytes]) -> None:
-        for command in commands:
-            if _CONTROL.search(command):
-                raise SMTPSyntaxError(f"a control character in {command!r}", code=501, status="5.1.3")
-            if len(command) > MAX_COMMAND:
-                raise SMTPSyntaxError(f"a command of {len(command)} octets", code=501, status="5.5.4")
-            if not command.isascii() and b"SMTPUTF8" not in self.features:
-                raise SMTPSyntaxError(f"no SMTPUTF8 there for {command!r}", code=553, status="5.6.7")
-
     def _expect(self, count: int, within: float) -> _Exchange:
         if self.failure is not None:
             raise self.failure
@@ -328,8 +327,10 @@ class SMTPClient(asyncio.Protocol):
             return False
         exchange = self._outstanding[0]
         if reply.closes or self._streaming:
-            for each in self._outstanding:
-                each.add(reply, each.missing)
+            # 421 amid the content says nothing about the message, but that nobody is there to take it.
+            if not (reply.closes and self._streaming):
+                for each in self._outstanding:
+                    each.add(reply, each.missing)
             self._fail(NextHopClosedError(f"ended the session: {reply}"))
             return False
         exchange.add(reply)
@@ -399,3 +400,17 @@ def _reason(error: Exception) -> str:
     # asyncio's own text repeats the address instead of saying what the error number means.
     number = getattr(error, "errno", None) or 0
     return f"[Errno {number}] {os.strerror(number)}" if number > 0 else str(error)
+
+
+def check_command(command: bytes, features: Mapping[bytes, bytes]) -> None:
+    """Check that a command is one line, and that a server with these features can take its octets.
+
+    Raises:
+        SMTPSyntaxError: it must not be sent; with the reply that its author deserves.
+    """
+    if _CONTROL.search(command):
+        raise SMTPSyntaxError(f"a control character in {command!r}", code=501, status="5.1.3")
+    if len(command) > MAX_COMMAND:
+        raise SMTPSyntaxError(f"a command of {len(command)} octets", code=501, status="5.5.4")
+    if not command.isascii() and b"SMTPUTF8" not in features:
+        raise SMTPSyntaxError(f"no SMTPUTF8 there for {command!r}", code=553, status="5.6.7")

@@ -26,7 +26,7 @@ MISTAKES = [
     "smtp:mx.example.org:65536",
     "smtp:mx.example.org:smtp",
     "smtp:mx.example.org:25 ",
-    "smtp:mx.example.org:２５",
+    "smtp:mx.example.org:\uff12\uff15",
     "smtp::25",
     "smtp:::1:25",
     "smtp:[]:25",

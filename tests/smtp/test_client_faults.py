@@ -201,7 +201,7 @@ async def test_a_server_that_takes_no_more_content() -> None:
 
 @pytest.mark.parametrize("reading", [True, False], ids=["reading", "not reading"])
 @pytest.mark.parametrize("text", ["552 5.3.4 too big", "421 4.3.2 shutting down"])
-async def test_a_refusal_amid_the_content_is_the_answer(*, text: str, reading: bool) -> None:
+async def test_a_refusal_amid_the_content_is_the_answer_unless_it_is_421(*, text: str, reading: bool) -> None:
     go, never = asyncio.Event(), asyncio.Event()
     pause = [] if reading else [StopReading(never)]
     script = {"DATA": [*pause, "354 go", Late(go), text]}
@@ -212,7 +212,9 @@ async def test_a_refusal_amid_the_content_is_the_answer(*, text: str, reading: b
         if reading:
             await hop.wait_for(lambda: len(hop.connections[0].reads) > 5)
         go.set()
-        assert str(await sending) == text
+        result = await sending
+        assert isinstance(result, Reply if text.startswith("552") else NextHopClosedError)
+        assert text in str(result)
         assert not client.in_doubt
         await unusable(client, NextHopClosedError)
         never.set()
@@ -255,6 +257,24 @@ async def test_421_answers_all_that_is_outstanding(keywords: tuple[str, ...]) ->
         assert replies == (Reply.of(421, "4.3.2 bye"),) * 3
         await unusable(client, NextHopClosedError)
         assert "RCPT" not in hop.connections[0].verbs or keywords is KEYWORDS
+
+
+async def test_421_to_data_is_no_answer_to_the_content() -> None:
+    async with ScriptedNextHop({"DATA": "421 4.3.2 bye"}) as hop:
+        client = await connect(hop)
+        await transaction(client)
+        assert isinstance(result := await outcome(client), NextHopClosedError)
+        assert "421 4.3.2 bye" in str(result)
+        await unusable(client, NextHopClosedError)
+
+
+async def test_421_to_the_final_dot_is_the_answer() -> None:
+    async with ScriptedNextHop({".": "421 4.3.2 bye"}) as hop:
+        client = await connect(hop)
+        await transaction(client)
+        assert await client.data([b"x\r\n"]) == Reply.of(421, "4.3.2 bye")
+        assert not client.in_doubt
+        await unusable(client, NextHopClosedError)
 
 
 async def test_421_without_being_asked() -> None:
