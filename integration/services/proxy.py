@@ -1,0 +1,83 @@
+"""milterchain itself, started as its users start it: `milterchain run -c FILE`."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from integration.services.process import Run, Service, answers, free_port
+
+LAUNCH = "from milterchain.cli import main; main()"
+
+
+@dataclass(slots=True)
+class Proxy:
+    """A running milterchain.
+
+    Attributes:
+        address: where it takes SMTP, as `HOST:PORT`.
+        config: its configuration file.
+    """
+
+    run: Run
+    name: str
+    address: str
+    config: Path
+    service: Service
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self.service.pid
+
+    def stop(self) -> int:
+        """Let it drain and end; its exit status."""
+        return self.service.stop(timeout=30)
+
+
+def milter_table(name: str, address: str, settings: Mapping[str, str] | None = None) -> str:
+    """One `[[milter]]` of the configuration; the values of `settings` are TOML."""
+    lines = ["[[milter]]", f'name = "{name}"', f'address = "{address}"']
+    lines += [f"{key} = {value}" for key, value in (settings or {}).items()]
+    return "\n".join(lines) + "\n"
+
+
+def start_proxy(
+    run: Run,
+    *,
+    next_hop: str,
+    milters: Sequence[str] = (),
+    name: str = "milterchain",
+    extra: str = "",
+    level: str = "warning",
+) -> Proxy:
+    """Write a configuration and start milterchain with it.
+
+    Args:
+        run: that owns it.
+        next_hop: as the configuration spells it, such as `smtp:127.0.0.1:10025`.
+        milters: `[[milter]]` tables in their order, see `milter_table`.
+        name: of its directory and log.
+        extra: more tables.
+        level: of its log.
+    """
+    place = run.place(name)
+    address = f"127.0.0.1:{free_port()}"
+    config = place / "milterchain.toml"
+    config.write_text(
+        "\n".join(
+            (
+                'hostname = "mx.example.test"',
+                f'[[listen]]\nname = "smtp"\naddress = "{address}"',
+                '[access]\ntrusted_networks = ["127.0.0.0/8"]',
+                f'[relay]\nnext_hop = ["{next_hop}"]',
+                "[limits]\nconnections_per_client = 500",
+                f'[log]\nlevel = "{level}"',
+                *milters,
+                extra,
+            )
+        )
+    )
+    service = run.spawn(name, (sys.executable, "-c", LAUNCH, "run", "-c", str(config)))
+    service.wait_ready(lambda: answers(f"inet:{address}"))
+    return Proxy(run, name, address, config, service)
