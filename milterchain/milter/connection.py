@@ -10,7 +10,14 @@ from collections import deque
 from itertools import repeat
 from typing import NoReturn, TypeAlias
 
-from milterchain.errors import LocalProtocolError, MilterError, NegotiationError, RemoteProtocolError
+from milterchain.errors import (
+    LocalProtocolError,
+    MilterError,
+    NegotiationError,
+    NotNegotiatedError,
+    RemoteProtocolError,
+    WrongStageError,
+)
 from milterchain.milter.flags import DATA_SIZE_1M, DATA_SIZE_64K, Command, Protocol, Response
 from milterchain.milter.framing import PacketReader, encode_packet
 from milterchain.milter.messages import (
@@ -269,7 +276,7 @@ class Connection:
             raise LocalProtocolError(f"{type(message).__name__} though no reply is due")
         command, code = self._outstanding[0], message.code
         if code not in RESPONSES[command]:
-            raise LocalProtocolError(f"{type(message).__name__} is no reply to {_name(command)}")
+            raise WrongStageError(f"{type(message).__name__} is no reply to {_name(command)}")
         if isinstance(message, OptNeg):
             assert self._offer is not None
             try:
@@ -279,10 +286,10 @@ class Connection:
             return
         assert self.negotiated is not None
         if code == Response.SKIP and not self.negotiated.protocol & Protocol.SKIP:
-            raise LocalProtocolError("SKIP was not negotiated")
+            raise NotNegotiatedError("SKIP was not negotiated")
         permission = PERMISSION.get(code)
         if permission is not None and not self.negotiated.actions & permission:
-            raise LocalProtocolError(f"{type(message).__name__} needs {permission.name}, not negotiated")
+            raise NotNegotiatedError(f"{type(message).__name__} needs {permission.name}, not negotiated")
         if code in FINAL:
             self._outstanding.popleft()
             if code in IDLE_AFTER.get(command, ()):

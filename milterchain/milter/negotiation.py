@@ -5,6 +5,7 @@ Pure functions from values to values. What cannot be agreed on is a `Negotiation
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 
 from milterchain.errors import NegotiationError
@@ -117,6 +118,15 @@ class Offer:
         return OptNeg(version=self.version, actions=self.actions, protocol=protocol)
 
 
+@lru_cache(512)
+def _derive(version: int, protocol: int) -> tuple[frozenset[Command], frozenset[Command]]:
+    """What is not sent, and what is answered. Filters answer the same in every session."""
+    declined = {command for command, bit in DECLINE.items() if protocol & bit}
+    declined |= {command for command, since in SINCE.items() if version < since}
+    silent = {command for command, bit in NO_REPLY.items() if protocol & bit}
+    return frozenset(declined), _REPLIED - declined - silent
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Negotiated:
     """What both sides have agreed on.
@@ -140,11 +150,9 @@ class Negotiated:
     answered: frozenset[Command] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        declined = {command for command, bit in DECLINE.items() if self.protocol & bit}
-        declined |= {command for command, since in SINCE.items() if self.version < since}
-        silent = {command for command, bit in NO_REPLY.items() if self.protocol & bit}
-        object.__setattr__(self, "declined", frozenset(declined))
-        object.__setattr__(self, "answered", _REPLIED - declined - silent)
+        declined, answered = _derive(self.version, int(self.protocol))
+        object.__setattr__(self, "declined", declined)
+        object.__setattr__(self, "answered", answered)
 
     def wants(self, command: Command) -> bool:
         """Whether the command is sent at all."""
@@ -192,10 +200,11 @@ def negotiate_as_mta(offer: OptNeg, answer: OptNeg) -> Negotiated:
         raise NegotiationError(
             f"the milter answers with version {answer.version}, offered were {MIN_VERSION} to {offer.version}"
         )
-    excess = answer.actions & ~offer.actions
+    # ~ of a flag knows only the bits that have names.
+    excess = int(answer.actions) & ~int(offer.actions)
     if excess:
         raise NegotiationError(
-            f"the milter wants actions {int(excess):#x} that were not offered ({int(offer.actions):#x})"
+            f"the milter wants actions {excess:#x} that were not offered ({int(offer.actions):#x})"
         )
     sizes = offer.protocol & answer.protocol & _SIZE_BITS
     return Negotiated(
@@ -230,11 +239,9 @@ def answer_as_milter(
     lists = {stage: tuple(names) for stage, names in macros.items()} if _takes_lists(offer) else {}
     if lists:
         actions |= Action.SET_MACRO_LIST
-    missing = actions & ~offer.actions
+    missing = int(actions) & ~int(offer.actions)
     if missing:
-        raise NegotiationError(
-            f"the MTA does not offer actions {int(missing):#x} (only {int(offer.actions):#x})"
-        )
+        raise NegotiationError(f"the MTA does not offer actions {missing:#x} (only {int(offer.actions):#x})")
     return OptNeg(
         version=min(offer.version, MAX_VERSION),
         actions=actions,
