@@ -3,9 +3,10 @@
 `DataDecoder` finds the end of the data and removes the transparency dots; `DataReceiver` puts line ends
 right, checks the limits and builds the message. Neither does I/O.
 
-The data end at `CRLF . CRLF` and nowhere else (RFC 5321 section 4.1.1.4), the CRLF of the DATA command counting
-as the first. A server that also ends them at `LF . LF`, `LF . CRLF` or `CR . CR` lets a sender smuggle commands
-into what another server took for one message. Dots are removed only where CRLF begins the line: same reason.
+The data end at `CRLF . CRLF` and nowhere else (RFC 5321 section 4.1.1.4), the CRLF of the DATA command
+counting as the first. A server that also ends them at `LF . LF`, `LF . CRLF` or `CR . CR` lets a sender
+smuggle commands into what another server took for one message. Dots are removed only where CRLF begins the
+line, for the same reason.
 """
 
 from typing import Final
@@ -84,6 +85,8 @@ class DataReceiver:
 
     Attributes:
         size_limit: octets of the message.
+
+    `hops` is the number of Received headers from which on a message is taken for looping.
     """
 
     __slots__ = ("_builder", "_canonical", "_decoder", "_hops", "_refusal", "_size", "size_limit")
@@ -126,7 +129,7 @@ class DataReceiver:
             return self._refuse(NO_STORAGE)
         # The own header, a place holder so far, is called Received, too.
         hops = sum([header.name.lower() == b"received" for header in message.headers]) - 1
-        if hops > self._hops:
+        if hops >= self._hops:
             message.close()
             return TOO_MANY_HOPS
         return message

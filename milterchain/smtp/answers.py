@@ -1,0 +1,51 @@
+"""The replies that the SMTP server gives on its own, in Postfix's words where it has some."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from milterchain.mail.replies import Reply
+
+__all__ = ["KNOWN_COMMANDS"]
+
+OK: Final = Reply.of(250, "2.0.0 Ok")
+SENDER_OK: Final = Reply.of(250, "2.1.0 Ok")
+RECIPIENT_OK: Final = Reply.of(250, "2.1.5 Ok")
+GO_AHEAD: Final = Reply.of(354, "End data with <CR><LF>.<CR><LF>")
+BYE: Final = Reply.of(221, "2.0.0 Bye")
+HELP: Final = Reply.of(214, "2.0.0 HELO EHLO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT")
+CANNOT_VERIFY: Final = Reply.of(252, "2.0.0 Cannot VRFY user, but will take a message for it")
+
+HELO_FIRST: Final = Reply.of(503, "5.5.1 Error: send HELO/EHLO first")
+NESTED_MAIL: Final = Reply.of(503, "5.5.1 Error: nested MAIL command")
+MAIL_FIRST: Final = Reply.of(503, "5.5.1 Error: need MAIL command")
+RCPT_FIRST: Final = Reply.of(503, "5.5.1 Error: need RCPT command")
+NO_RECIPIENTS: Final = Reply.of(554, "5.5.1 Error: no valid recipients")
+TOO_MANY_RECIPIENTS: Final = Reply.of(452, "4.5.3 Error: too many recipients")
+TOO_LARGE: Final = Reply.of(552, "5.3.4 Message size exceeds fixed limit")
+REFUSED: Final = Reply.of(550, "5.7.1 Command rejected")
+UNKNOWN: Final = Reply.of(500, "5.5.2 Error: command not recognized")
+LINE_TOO_LONG: Final = Reply.of(500, "5.5.2 Error: line too long")
+NOT_SYNCHRONIZED: Final = Reply.of(554, "5.5.0 Error: SMTP protocol synchronization")
+
+FAILED: Final = Reply.of(451, "4.3.0 Error: internal error, try again later")
+UNUSABLE: Final = Reply.of(421, "4.3.0 Error: internal error, closing connection")
+TIMED_OUT: Final = Reply.of(421, "4.4.2 Error: timeout exceeded")
+SHUTTING_DOWN: Final = Reply.of(421, "4.3.2 Service shutting down, closing connection")
+TOO_MANY_ERRORS: Final = Reply.of(421, "4.7.0 Error: too many errors")
+TOO_MANY_CONNECTIONS: Final = Reply.of(421, "4.7.0 Error: too many connections")
+TOO_MUCH_DATA: Final = Reply.of(421, "4.7.0 Error: too much data")
+
+_NOT_IMPLEMENTED: Final = Reply.of(502, "5.5.1 Error: command not implemented")
+_RULES_BROKEN: Final = Reply.of(221, "2.7.0 Error: I can break rules, too. Goodbye.")
+
+KNOWN_COMMANDS: Final[Mapping[bytes, tuple[Reply, bool]]] = {
+    **dict.fromkeys(
+        [b"STARTTLS", b"AUTH", b"ETRN", b"EXPN", b"TURN", b"XCLIENT", b"XFORWARD"], (_NOT_IMPLEMENTED, False)
+    ),
+    # The octets that follow BDAT would be taken for commands.
+    b"BDAT": (Reply.of(503, "5.5.1 Error: CHUNKING not announced"), True),
+    # A web client is talking: what follows may have been written by somebody else (Postfix
+    # smtpd_forbidden_commands).
+    **dict.fromkeys([b"CONNECT", b"GET", b"POST"], (_RULES_BROKEN, True)),
+}
+"""Commands that are no mystery and yet not served: the reply, and whether it is the last one."""

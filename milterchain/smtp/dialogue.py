@@ -1,0 +1,293 @@
+"""The dialogue of one SMTP session: each command line gets its reply. No I/O.
+
+Checks syntax, order and limits, keeps the state of the transaction, and asks the handler what it has to
+decide.
+`Dialogue.answer` never raises but on cancellation: what goes wrong becomes a reply.
+
+STARTTLS, AUTH, BDAT, XCLIENT and XFORWARD are known but not offered.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from milterchain.errors import SMTPSyntaxError
+from milterchain.mail.message import Message
+from milterchain.mail.replies import Reply
+from milterchain.smtp import answers
+from milterchain.smtp.grammar import parse_command, parse_helo, parse_mail, parse_rcpt
+from milterchain.smtp.handler import SessionHandler
+from milterchain.smtp.options import ServerOptions
+
+__all__ = ["MAX_COMMAND", "Dialogue"]
+
+MAX_COMMAND = 2048
+"""Octets of a command line without its end (Postfix line_length_limit). RFC 5321 asks for 512, and for more
+with each extension."""
+
+MAX_OVERSHOOT = 1000
+"""RCPTs beyond the limit of recipients that are refused without being counted as errors: a client that knows
+no limit has sent them all before it hears of the first refusal (Postfix smtpd_recipient_overshoot_limit)."""
+
+_logger = logging.getLogger(__name__)
+
+_NOTHING: Final[frozenset[bytes]] = frozenset()
+_MAIL_PARAMETERS: Final = frozenset({b"SIZE", b"BODY"})
+_DSN_MAIL_PARAMETERS: Final = frozenset({b"RET", b"ENVID"})
+_DSN_RCPT_PARAMETERS: Final = frozenset({b"NOTIFY", b"ORCPT"})
+
+
+class Dialogue:
+    """The server's side of one SMTP session.
+
+    Attributes:
+        in_transaction: MAIL was accepted, and neither a message nor RSET has ended it.
+        awaits_data: the last reply was 354; `message` comes next.
+        over: the last reply was the last one of this session.
+        error_count: refusals since the session began or a message was taken.
+        size_limit: octets of a message, as last offered.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_esmtp",
+        "_handler",
+        "_junk",
+        "_mail_parameters",
+        "_options",
+        "_overshoot",
+        "_rcpt_parameters",
+        "_refused",
+        "_smtputf8",
+        "awaits_data",
+        "error_count",
+        "in_transaction",
+        "over",
+        "size_limit",
+    )
+
+    def __init__(self, handler: SessionHandler, options: ServerOptions) -> None:
+        self.in_transaction = False
+        self.awaits_data = False
+        self.over = False
+        self.error_count = 0
+        self.size_limit = options.message_size
+        self._handler = handler
+        self._options = options
+        self._esmtp: bool | None = None  # None before HELO and EHLO
+        self._refused = False
+        self._mail_parameters = _NOTHING
+        self._rcpt_parameters = _NOTHING
+        self._smtputf8 = False
+        self._accepted = 0
+        self._overshoot = 0
+        self._junk = 0
+
+    @property
+    def esmtp(self) -> bool:
+        """EHLO was accepted: the client may send commands in groups."""
+        return bool(self._esmtp)
+
+    @property
+    def exhausted(self) -> bool:
+        """So many errors that the session should be closed."""
+        return self.error_count >= self._options.errors
+
+    async def greeting(self) -> Reply:
+        """The first reply, before any command."""
+        try:
+            reply = await self._handler.connect()
+        except Exception:
+            _logger.exception("the handler failed at connect")
+            reply = answers.UNUSABLE
+        if reply is None:
+            return Reply(220, (self._options.hostname + b" ESMTP",))
+        self._refused = not reply.positive
+        self.over = reply.closes
+        return reply
+
+    async def answer(self, line: bytes) -> Reply:
+        """The reply to a command, given without its line end."""
+        counted = True
+        try:
+            reply = await self._dispatch(line)
+            counted = reply is not answers.TOO_MANY_RECIPIENTS or self._overshoot > MAX_OVERSHOOT
+        except SMTPSyntaxError as error:
+            reply = Reply.of(error.code, f"{error.status} {error}")
+        except Exception:
+            _logger.exception("the handler failed")
+            await self._reset()
+            reply = answers.FAILED
+        if counted and reply.code >= 400:
+            self.error_count += 1
+        if reply.closes:
+            self.over = True
+        return reply
+
+    async def message(self, received: Message | Reply) -> Reply:
+        """The reply to the end of the data: the message, or why there is none."""
+        self.awaits_data = False
+        if isinstance(received, Reply):
+            reply = received
+            await self._reset()
+        else:
+            try:
+                with received:
+                    reply = await self._handler.message(received)
+                self.in_transaction = False
+            except Exception:
+                _logger.exception("the handler failed at the message")
+                await self._reset()
+                reply = answers.FAILED
+        if reply.positive:
+            self.error_count = self._junk = 0
+        else:
+            self.error_count += 1
+        self.over = reply.closes
+        return reply
+
+    async def _dispatch(self, line: bytes) -> Reply:
+        if len(line) > MAX_COMMAND:
+            return answers.LINE_TOO_LONG
+        verb, argument = parse_command(line)
+        command = _COMMANDS.get(verb)
+        if command is not None:
+            return await command(self, argument)
+        if verb in answers.KNOWN_COMMANDS:
+            reply, self.over = answers.KNOWN_COMMANDS[verb]
+            return reply
+        return await self._handler.unknown(line) or answers.UNKNOWN
+
+    async def _reset(self) -> None:
+        """End the transaction. A handler that fails even here is not asked again."""
+        self.in_transaction = False
+        try:
+            await self._handler.reset()
+        except Exception:
+            _logger.exception("the handler failed at reset")
+
+    async def _helo(self, argument: bytes) -> Reply:
+        return await self._greet(argument, esmtp=False)
+
+    async def _ehlo(self, argument: bytes) -> Reply:
+        return await self._greet(argument, esmtp=True)
+
+    async def _greet(self, argument: bytes, *, esmtp: bool) -> Reply:
+        name = parse_helo(argument)
+        if self.in_transaction:
+            await self._reset()
+        reply = await self._handler.helo(name, esmtp)
+        if reply is not None and not reply.positive:
+            return reply
+        self._esmtp = esmtp
+        self._mail_parameters = self._rcpt_parameters = _NOTHING
+        first = self._options.hostname if reply is None else reply.lines[0]
+        return Reply(250, (first, *self._offer())) if esmtp else Reply(250, (first,))
+
+    def _offer(self) -> list[bytes]:
+        """The keywords of the reply to EHLO; remembers which parameters they allow."""
+        if self._refused or self._handler.minimal_ehlo:
+            return [b"ENHANCEDSTATUSCODES"]
+        features = self._handler.features()
+        self.size_limit = min(self._options.message_size, features.size or self._options.message_size)
+        keywords = [b"PIPELINING", b"SIZE %d" % self.size_limit, b"ENHANCEDSTATUSCODES", b"8BITMIME"]
+        self._mail_parameters = _MAIL_PARAMETERS
+        if features.dsn:
+            keywords.append(b"DSN")
+            self._mail_parameters |= _DSN_MAIL_PARAMETERS
+            self._rcpt_parameters = _DSN_RCPT_PARAMETERS
+        if features.smtputf8:
+            keywords.append(b"SMTPUTF8")
+            self._mail_parameters |= {b"SMTPUTF8"}
+        return keywords
+
+    async def _mail(self, argument: bytes) -> Reply:
+        if self._esmtp is None:
+            return answers.HELO_FIRST
+        if self.in_transaction:
+            return answers.NESTED_MAIL
+        path, params = parse_mail(argument, self._mail_parameters)
+        size = params.get(b"SIZE")
+        if size is not None and int(size) > self.size_limit:
+            return answers.TOO_LARGE
+        reply = await self._handler.mail(path, params) or answers.SENDER_OK
+        if not reply.positive:
+            return reply
+        if self._refused:
+            await self._reset()
+            return answers.REFUSED
+        self.in_transaction = True
+        self._smtputf8 = b"SMTPUTF8" in params
+        self._accepted = self._overshoot = 0
+        return reply
+
+    async def _rcpt(self, argument: bytes) -> Reply:
+        if not self.in_transaction:
+            return answers.MAIL_FIRST
+        path, params = parse_rcpt(argument, self._rcpt_parameters, smtputf8=self._smtputf8)
+        if self._accepted >= self._options.recipients:
+            self._overshoot += 1
+            return answers.TOO_MANY_RECIPIENTS
+        reply = await self._handler.rcpt(path, params) or answers.RECIPIENT_OK
+        if reply.positive:
+            self._accepted += 1
+        return reply
+
+    async def _data(self, argument: bytes) -> Reply:
+        if argument:
+            raise SMTPSyntaxError("Syntax: DATA")
+        if not self.in_transaction:
+            return answers.RCPT_FIRST
+        if not self._accepted:
+            return answers.NO_RECIPIENTS
+        reply = await self._handler.data()
+        if reply is not None and not reply.positive:
+            await self._reset()
+            return reply
+        self.awaits_data = True
+        return reply if reply is not None and reply.code == 354 else answers.GO_AHEAD
+
+    async def _rset(self, argument: bytes) -> Reply:
+        if argument:
+            raise SMTPSyntaxError("Syntax: RSET")
+        if self.in_transaction:
+            await self._reset()
+        return self._junked(answers.OK)
+
+    async def _noop(self, _: bytes) -> Reply:
+        return self._junked(answers.OK)
+
+    async def _help(self, _: bytes) -> Reply:
+        return self._junked(answers.HELP)
+
+    async def _vrfy(self, argument: bytes) -> Reply:
+        if not argument:
+            raise SMTPSyntaxError("Syntax: VRFY address")
+        refused = self._refused or self._handler.minimal_ehlo
+        return self._junked(answers.REFUSED if refused else answers.CANNOT_VERIFY)
+
+    async def _quit(self, argument: bytes) -> Reply:
+        if argument:
+            raise SMTPSyntaxError("Syntax: QUIT")
+        self.over = True
+        return answers.BYE
+
+    def _junked(self, reply: Reply) -> Reply:
+        self._junk += 1
+        if self._junk > self._options.junk_commands and reply.positive:
+            self.error_count += 1
+        return reply
+
+
+_COMMANDS: Final[Mapping[bytes, Callable[[Dialogue, bytes], Awaitable[Reply]]]] = {
+    b"HELO": Dialogue._helo,  # noqa: SLF001 - the table of the class's own methods
+    b"EHLO": Dialogue._ehlo,  # noqa: SLF001
+    b"MAIL": Dialogue._mail,  # noqa: SLF001
+    b"RCPT": Dialogue._rcpt,  # noqa: SLF001
+    b"DATA": Dialogue._data,  # noqa: SLF001
+    b"RSET": Dialogue._rset,  # noqa: SLF001
+    b"NOOP": Dialogue._noop,  # noqa: SLF001
+    b"HELP": Dialogue._help,  # noqa: SLF001
+    b"VRFY": Dialogue._vrfy,  # noqa: SLF001
+    b"QUIT": Dialogue._quit,  # noqa: SLF001
+}

@@ -1,0 +1,40 @@
+"""Who is at the other end of a connection."""
+
+import asyncio
+from collections.abc import Callable
+from ipaddress import IPv6Address
+from typing import Any
+
+from milterchain.smtp.handler import SessionInfo
+from milterchain.smtp.options import Listener
+
+__all__ = ["session_info"]
+
+
+def session_info(transport: asyncio.BaseTransport, listener: Listener) -> SessionInfo:
+    """What the transport knows of its peer."""
+    get: Callable[[str], Any] = transport.get_extra_info
+    if listener.path is not None:
+        return SessionInfo(
+            listener=listener.name, family="L", address=listener.path, local_address=listener.path
+        )
+    peer, local = get("peername"), get("sockname")
+    if not peer or not local:
+        return SessionInfo(listener=listener.name, family="U", address="")
+    address, local_address = _plain(peer[0]), _plain(local[0])
+    return SessionInfo(
+        listener=listener.name,
+        family="6" if ":" in address else "4",
+        address=address,
+        port=peer[1],
+        local_address=local_address,
+        local_port=local[1],
+    )
+
+
+def _plain(address: str) -> str:
+    """An IPv4-mapped address as IPv4, and no IPv6 zone: milters know neither."""
+    if ":" not in address:
+        return address
+    parsed = IPv6Address(address.partition("%")[0])
+    return str(parsed.ipv4_mapped or parsed)

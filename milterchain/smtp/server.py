@@ -1,0 +1,192 @@
+"""The SMTP server: listens, admits connections within limits, and stops in good order.
+
+::
+
+    server = SMTPServer(factory, ServerOptions(hostname=b"mx.example.org"))
+    bound = await server.start([Listener(host="127.0.0.1", port=2525)])
+    ...
+    await server.drain(timeout=30)
+
+`drain` stops listening, closes idle sessions with 421, lets transactions under way come to their end,
+and closes what is left when the time is over. `close` does the same without waiting for transactions.
+"""
+
+import asyncio
+import logging
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from ipaddress import ip_address, ip_network
+from typing import Self
+
+from milterchain.mail.replies import Reply
+from milterchain.smtp import answers
+from milterchain.smtp.handler import HandlerFactory, SessionInfo
+from milterchain.smtp.options import Listener, ServerOptions
+from milterchain.smtp.session import SMTPSession
+from milterchain.smtp.sockets import UnixSocketFile, tcp_socket, unix_socket
+
+__all__ = ["SMTPServer"]
+
+BACKLOG = 1024
+"""Connections that the system may hold for us: a burst that large should not see refusals."""
+CLOSE_GRACE = 5.0
+"""Seconds that sessions which were told to end have to take leave of milters and next hop."""
+IPV6_CLIENT_PREFIX = 64
+"""One IPv6 client has at least so many bits of addresses to itself (RFC 6177)."""
+
+_logger = logging.getLogger(__name__)
+
+
+class SMTPServer:
+    """All listeners and sessions of one configuration.
+
+    Attributes:
+        options: what is allowed.
+        factory: makes the handler of each session.
+        draining: no more connections are taken.
+    """
+
+    def __init__(self, factory: HandlerFactory, options: ServerOptions) -> None:
+        self.options = options
+        self.factory = factory
+        self.draining = False
+        self._servers: list[asyncio.Server] = []
+        self._files: list[UnixSocketFile] = []
+        self._sessions: dict[SMTPSession, str] = {}
+        self._per_client: Counter[str] = Counter()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def connections(self) -> int:
+        """Open sessions."""
+        return len(self._sessions)
+
+    async def start(self, listeners: Sequence[Listener], *, reuse_port: bool = False) -> tuple[Listener, ...]:
+        """Listen. If one listener fails, none is left open.
+
+        Args:
+            listeners: where.
+            reuse_port: let several processes share TCP ports (SO_REUSEPORT).
+
+        Returns:
+            The addresses that are bound: hosts as IP addresses, ports as the system chose them.
+
+        Raises:
+            OSError: an address cannot be had; the text names it.
+        """
+        bound: list[Listener] = []
+        try:
+            for listener in listeners:
+                try:
+                    bound += await self._listen(listener, reuse_port=reuse_port)
+                except OSError as error:
+                    raise OSError(error.errno, f"{listener}: {error.strerror or error}") from error
+        except OSError:
+            self._stop_listening()
+            raise
+        return tuple(bound)
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - what happens then is the point
+        """Stop: idle sessions at once, the others when their transaction is over or the time is up."""
+        self._stop_listening()
+        self.draining = True
+        for session in list(self._sessions):
+            session.drain()
+        await self._wait_empty(timeout)
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop now: every session hears 421, whatever it is doing."""
+        self._stop_listening()
+        self.draining = True
+        for session in list(self._sessions):
+            session.end(answers.SHUTTING_DOWN)
+        await self._wait_empty(CLOSE_GRACE)
+        for session in list(self._sessions):
+            session.abort()
+        await self._wait_empty(CLOSE_GRACE)
+        if self._sessions:
+            _logger.error("%d sessions could not be ended", len(self._sessions))
+
+    # What sessions call.
+
+    def admit(self, session: SMTPSession, info: SessionInfo) -> Reply | None:
+        """Count a session in; a reply refuses it."""
+        if self.draining:
+            return answers.SHUTTING_DOWN
+        client = _client(info)
+        options = self.options
+        if len(self._sessions) >= options.connections:
+            return answers.TOO_MANY_CONNECTIONS
+        if self._per_client[client] >= options.connections_per_client and not self._is_unlimited(info):
+            return answers.TOO_MANY_CONNECTIONS
+        self._sessions[session] = client
+        self._per_client[client] += 1
+        self._empty.clear()
+        return None
+
+    def forget(self, session: SMTPSession) -> None:
+        """The session, which was admitted, is over."""
+        client = self._sessions.pop(session)
+        self._per_client[client] -= 1
+        if not self._per_client[client]:
+            del self._per_client[client]
+        if not self._sessions:
+            self._empty.set()
+
+    def _is_unlimited(self, info: SessionInfo) -> bool:
+        if info.family not in {"4", "6"}:
+            return True
+        address = ip_address(info.address)
+        return any(address in network for network in self.options.unlimited_clients)
+
+    async def _wait_empty(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+
+    # Listening.
+
+    async def _listen(self, listener: Listener, *, reuse_port: bool) -> list[Listener]:
+        loop = asyncio.get_running_loop()
+        make = partial(SMTPSession, self, listener, loop)
+        if listener.path is not None:
+            sock = unix_socket(listener.path, listener.mode)
+            self._files.append(UnixSocketFile(listener.path))
+            self._servers.append(await loop.create_unix_server(make, sock=sock, backlog=BACKLOG))
+            return [listener]
+        found = await loop.getaddrinfo(
+            listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        bound = []
+        for family, address in dict.fromkeys((entry[0], entry[4]) for entry in found):
+            sock = tcp_socket(family, address, reuse_port=reuse_port)
+            self._servers.append(await loop.create_server(make, sock=sock, backlog=BACKLOG))
+            host, port = sock.getsockname()[:2]
+            bound.append(Listener(name=listener.name, host=host, port=port))
+        return bound
+
+    def _stop_listening(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        for file in self._files:
+            file.remove()
+        self._files.clear()
+
+
+def _client(info: SessionInfo) -> str:
+    """What connections are counted by."""
+    if info.family == "6":
+        return str(ip_network((info.address, IPV6_CLIENT_PREFIX), strict=False))
+    return info.address

@@ -1,0 +1,183 @@
+"""One SMTP session: the dialogue, over a channel, from the greeting to the handler's end.
+
+A group of commands is answered in one write (RFC 2920); only the reply to a message never waits. There is no
+deadline while the handler works: handlers have their own. If the client is lost meanwhile, the handler is
+cancelled, unless it is at work on a message.
+"""
+
+import asyncio
+import logging
+from typing import Final, Protocol, cast
+
+from milterchain.mail.replies import Reply
+from milterchain.smtp import answers
+from milterchain.smtp.channel import Channel
+from milterchain.smtp.data import DataReceiver
+from milterchain.smtp.dialogue import MAX_COMMAND, Dialogue
+from milterchain.smtp.handler import HandlerFactory, SessionHandler, SessionInfo
+from milterchain.smtp.options import Listener, ServerOptions
+from milterchain.smtp.peer import session_info
+
+__all__ = ["Owner", "SMTPSession"]
+
+CLOSE_TIMEOUT: Final = 60.0
+"""Seconds for the handler to close: longer than it should need to take leave of milters and next hop."""
+
+_WAIT_FOR_REPLY: Final = frozenset({b"HELO", b"EHLO", b"DATA"})
+"""Commands that end a group (RFC 2920 section 3.1); those whose replies change what may follow."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Owner(Protocol):
+    """What a connection needs of its server."""
+
+    options: ServerOptions
+    draining: bool
+    factory: HandlerFactory
+
+    def admit(self, session: "SMTPSession", info: SessionInfo) -> Reply | None:
+        """Count the session in; a reply refuses it."""
+
+    def forget(self, session: "SMTPSession") -> None:
+        """The session, which was admitted, is over."""
+
+
+class SMTPSession(Channel):
+    """One connection of a server."""
+
+    def __init__(self, owner: Owner, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(owner.options.hostname, owner.options.command_timeout, loop)
+        self._owner = owner
+        self._options = owner.options
+        self._listener = listener
+        self._info: SessionInfo | None = None
+        self._dialogue: Dialogue | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the session, or refuse it."""
+        info = session_info(transport, self._listener)
+        refusal = self._owner.admit(self, info)
+        if refusal is not None:
+            stream = cast("asyncio.Transport", transport)
+            stream.write(refusal.encode())
+            stream.close()
+            return
+        self._info = info
+        super().connection_made(transport)
+        assert self._handler_coroutine is not None
+        # Not in the coroutine itself: one that is cancelled before its first step never runs.
+        self._handler_coroutine.add_done_callback(self._finished)
+
+    def drain(self) -> None:
+        """End the session if it is between transactions; else it ends itself after this one."""
+        if self._at_command and not (self._dialogue and self._dialogue.in_transaction):
+            self.end(answers.SHUTTING_DOWN)
+
+    async def _handle_client(self) -> None:
+        assert self._info is not None
+        try:
+            handler = self._owner.factory(self._info)
+        except Exception:
+            _logger.exception("no handler could be made")
+            self._farewell = answers.UNUSABLE
+            return
+        try:
+            self._dialogue = Dialogue(handler, self._options)
+            await self._converse(self._dialogue)
+        except OSError:
+            pass  # the client is gone
+        finally:
+            self._hang_up()
+            await _close(handler)
+
+    async def _converse(self, dialogue: Dialogue) -> None:
+        greeting = await dialogue.greeting()
+        if self._is_early():
+            return
+        self._put(greeting)
+        while not dialogue.over:
+            if self._owner.draining and not dialogue.in_transaction:
+                self._put(answers.SHUTTING_DOWN)
+                return
+            line = await self._read_line(MAX_COMMAND)
+            if line is None:
+                return
+            if (not dialogue.esmtp or line[:4].upper() in _WAIT_FOR_REPLY) and self._is_early():
+                return
+            if not await self._serve(dialogue, line):
+                return
+
+    async def _serve(self, dialogue: Dialogue, line: bytes) -> bool:
+        """Answer a command, and the message that follows it; False if the session is over."""
+        reply = await dialogue.answer(line)
+        await self._penalty(reply, dialogue)
+        if dialogue.awaits_data:
+            if self._is_early():
+                return False
+            self._put(reply)
+            if not await self._receive(dialogue):
+                return False
+        else:
+            self._put(reply)
+        if dialogue.exhausted and not dialogue.over:
+            self._put(answers.TOO_MANY_ERRORS)
+            return False
+        return True
+
+    def _is_early(self) -> bool:
+        """Refuse a client that has sent more before it could know the reply (Postfix forbids it, too)."""
+        early = self._options.synchronized and bool(self._input)
+        if early:
+            self._put(answers.NOT_SYNCHRONIZED)
+        return early
+
+    async def _penalty(self, reply: Reply, dialogue: Dialogue) -> None:
+        if reply.code >= 400 and dialogue.error_count > self._options.soft_errors:
+            await asyncio.sleep(self._options.error_delay)
+
+    async def _receive(self, dialogue: Dialogue) -> bool:
+        """Take the data of a message and answer it; False if the session is over."""
+        options = self._options
+        receiver = DataReceiver(
+            size_limit=dialogue.size_limit,
+            hops=options.received_hops,
+            limits=options.headers,
+            spool=options.spool,
+        )
+        try:
+            now = self.loop.time()
+            last = now + options.transfer_timeout
+            while not receiver.feed(self._input):
+                if receiver.hopeless:
+                    self._put(answers.TOO_MUCH_DATA)
+                    return False
+                if not await self._more(min(self.loop.time() + options.command_timeout, last)):
+                    return False
+            received = receiver.finish()
+        finally:
+            receiver.close()
+        self._uninterrupted = True
+        try:
+            reply = await dialogue.message(received)
+        finally:
+            self._uninterrupted = False
+        await self._penalty(reply, dialogue)
+        self._put(reply)
+        # What was accepted must be known to be: the longer the reply waits, the likelier is a duplicate.
+        await self._flush()
+        return not dialogue.over
+
+    def _finished(self, task: "asyncio.Task[None]") -> None:
+        self._hang_up()
+        self._owner.forget(self)
+        if not task.cancelled() and task.exception() is not None:
+            _logger.error("a session failed", exc_info=task.exception())
+
+
+async def _close(handler: SessionHandler) -> None:
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await handler.close()
+    except Exception:
+        _logger.exception("the handler failed to close")
