@@ -20,6 +20,7 @@ from milterchain.mail.envelope import bare
 __all__ = [
     "MAX_ADDRESS",
     "DomainSet",
+    "address_key",
     "domain_matches",
     "domain_of",
     "extract_address",
@@ -94,11 +95,15 @@ def same_domain(one: bytes, other: bytes) -> bool:
     return one == other or normalize_domain(one) == normalize_domain(other)
 
 
+def address_key(address: bytes) -> tuple[bytes, bytes]:
+    """What is equal for addresses that reach the same mailbox, as far as one can know without its host."""
+    local, domain = split_address(address)
+    return local, normalize_domain(domain)
+
+
 def same_address(one: bytes, other: bytes) -> bool:
     """Whether two addresses reach the same mailbox, as far as one can know without its host."""
-    local, domain = split_address(one)
-    other_local, other_domain = split_address(other)
-    return local == other_local and same_domain(domain, other_domain)
+    return address_key(one) == address_key(other)
 
 
 class DomainSet:

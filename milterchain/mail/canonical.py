@@ -8,7 +8,13 @@ Input comes in pieces of any size, already without transparency dots; a CR at th
 what follows. NULs and 8-bit bytes pass. A clean piece, which nearly all are, is returned itself.
 """
 
+import re
+
 __all__ = ["Canonicaliser", "canonical"]
+
+_CRLF = b"\r\n"
+_ALL_BUT_LINE_ENDS = bytes(set(range(256)) - set(_CRLF))
+_BARE_CR = re.compile(rb"\r(?!\n)")
 
 
 class Canonicaliser:
@@ -37,13 +43,13 @@ class Canonicaliser:
             self._held_cr = True
         if not data:
             return b""
-        pairs = data.count(b"\r\n")
-        bare_cr = data.count(b"\r") - pairs
-        bare_lf = data.count(b"\n") - pairs
-        if bare_cr or bare_lf:
-            self.bare_cr += bare_cr
-            self.bare_lf += bare_lf
-            data = data.replace(b"\r\n", b"\n").replace(b"\r", b" ").replace(b"\n", b"\r\n")
+        # No bare CR, and as many LF as CR, hence no bare LF. Counting CRLF takes twice as long.
+        ends = data.translate(None, _ALL_BUT_LINE_ENDS)
+        if ends != _CRLF * (len(ends) // 2) or _BARE_CR.search(data):
+            pairs = data.count(_CRLF)
+            self.bare_cr += ends.count(b"\r") - pairs
+            self.bare_lf += ends.count(b"\n") - pairs
+            data = data.replace(_CRLF, b"\n").replace(b"\r", b" ").replace(b"\n", _CRLF)
         self._line_open = not data.endswith(b"\n")
         return data
 
@@ -57,7 +63,7 @@ class Canonicaliser:
             tail = b" "
         if self._line_open:
             self._line_open = False
-            tail += b"\r\n"
+            tail += _CRLF
         return tail
 
 

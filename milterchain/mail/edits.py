@@ -16,11 +16,13 @@ Positions for insertion count every header, our own Received too, even where it 
 headers of one name, and never our own.
 """
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
-from milterchain.mail.addresses import extract_address, same_address
+from milterchain.mail.addresses import address_key, extract_address
 from milterchain.mail.body import Body, BodyWriter, SpoolSettings
 from milterchain.mail.canonical import Canonicaliser
 from milterchain.mail.envelope import Envelope, Path, bare
@@ -125,13 +127,13 @@ def _make_header(name: bytes, value: bytes, *, leading_space: bool) -> Header | 
 
 
 class _Slot:
-    """A place in the header list; `header` is None where the header was deleted."""
+    """A place in the header list; `header` is None where it was deleted, `key` is empty for our own."""
 
     __slots__ = ("header", "key")
 
     def __init__(self, header: Header) -> None:
         self.header: Header | None = header
-        self.key = header.name.lower()
+        self.key = b"" if header.own else header.name.lower()
 
 
 class _HeaderTable:
@@ -148,7 +150,7 @@ class _HeaderTable:
         for header in headers:
             slot = _Slot(header)
             self._order.append(slot)
-            if not header.own:
+            if slot.key:
                 self._named.setdefault(slot.key, []).append(slot)
 
     def headers(self) -> Headers:
@@ -173,8 +175,7 @@ class _HeaderTable:
             return
         slot = _Slot(header)
         same = self._named.setdefault(slot.key, [])
-        members = set(map(id, same))
-        before = sum(id(other) in members for other in self._order[:index])
+        before = sum(other.key == slot.key for other in self._order[:index]) if same else 0
         same.insert(before, slot)
         self._order.insert(index, slot)
 
@@ -227,11 +228,10 @@ def apply_envelope_edits(envelope: Envelope, edits: Sequence[Modification]) -> E
     """
     warnings: list[str] = []
     sender = envelope.sender
-    recipients = list(envelope.recipients)
+    recipients = _Recipients(envelope.recipients)
     for edit in edits:
         if isinstance(edit, DeleteRecipient):
-            gone = bare(edit.text)
-            recipients = [recipient for recipient in recipients if recipient.bare != gone]
+            recipients.delete(bare(edit.text))
         elif isinstance(edit, AddRecipient | ChangeSender):
             address = extract_address(edit.address)
             if address is None:
@@ -240,11 +240,40 @@ def apply_envelope_edits(envelope: Envelope, edits: Sequence[Modification]) -> E
                 args = _arguments(edit.args, _MAIL_ARGS, warnings)
                 kept = {_keyword(arg): arg for arg in sender.args}
                 sender = Path(b"<%b>" % address, tuple((kept | args).values()))
-            elif address and not any(same_address(address, old.address) for old in recipients):
+            elif address and address not in recipients:
                 args = _arguments(edit.args, _RCPT_ARGS, warnings)
-                recipients.append(Path(b"<%b>" % address, tuple(args.values())))
-    edited = Envelope(sender, tuple(recipients))
+                recipients.add(Path(b"<%b>" % address, tuple(args.values())))
+    edited = Envelope(sender, recipients.paths())
     return EditedEnvelope(envelope if edited == envelope else edited, tuple(warnings))
+
+
+class _Recipients:
+    """The recipients while edits are applied; a thousand edits of a thousand must not take long."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths: dict[int, Path] = {}
+        self._places: dict[bytes, list[int]] = {}
+        self._mailboxes: Counter[tuple[bytes, bytes]] = Counter()
+        self._count = itertools.count()
+        for path in paths:
+            self.add(path)
+
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(self._paths.values())
+
+    def __contains__(self, address: bytes) -> bool:
+        return self._mailboxes[address_key(address)] > 0
+
+    def add(self, path: Path) -> None:
+        place = next(self._count)
+        self._paths[place] = path
+        self._places.setdefault(path.bare, []).append(place)
+        self._mailboxes[address_key(path.address)] += 1
+
+    def delete(self, address: bytes) -> None:
+        for place in self._places.pop(address, ()):
+            del self._paths[place]
+            self._mailboxes[address_key(address)] -= 1
 
 
 def _keyword(arg: bytes) -> bytes:

@@ -22,7 +22,7 @@ RELAY_CHUNK = 2**16
 _CRLF = b"\r\n"
 _HEAD_END = b"\r\n\r\n"
 # The beginning of a line that may yet turn out to belong to the headers.
-_UNDECIDED = re.compile(rb"[ \t]|>*From |[!-9;-~]*[ \t]*(?::|\Z)")
+_UNDECIDED = re.compile(rb"[ \t]|>*From |[!-9;-~]+[ \t]*(?::|\Z)|\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +128,11 @@ class MessageBuilder:
         """
         if self._headers is not None:
             self._writer.write(data)
+        elif self.failure is not None:
+            return
         elif not self._head and _HEAD_END in data:
             self._split(data)
-        elif self.failure is None:
+        else:
             head = self._head
             start = max(len(head) - 3, 0)
             head += data

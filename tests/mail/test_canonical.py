@@ -51,6 +51,8 @@ def feed(pieces):
         (b"\r", b" \r\n"),
         (b"\n", b"\r\n"),
         (b"\r\r\n", b" \r\n"),
+        (b"a\rb\n", b"a b\r\n"),
+        (b"a\r.\nMAIL\r\n", b"a .\r\nMAIL\r\n"),
         (b"\r\n\r", b"\r\n \r\n"),
         (b"\n\r", b"\r\n \r\n"),
         (b"a\n.\r\nMAIL", b"a\r\n.\r\nMAIL\r\n"),
@@ -60,6 +62,12 @@ def feed(pieces):
 def test_cases(data, expected):
     assert canonical(data) == expected
     assert reference(data)[0] == expected
+
+
+def test_every_short_input():
+    for size in range(7):
+        for octets in itertools.product(b"\r\na.", repeat=size):
+            assert feed([bytes(octets)]) == reference(bytes(octets))
 
 
 @given(HOSTILE, st.data())
