@@ -1,11 +1,13 @@
 """Helpers for tests, for users of the library and for its own tests.
 
 `ScriptedMilter` plays the filter side of the milter protocol, `ScriptedNextHop` an SMTP server; both follow
-scripts, can go wrong on demand, and record what they were sent.
+scripts, can go wrong on demand, and record what they were sent. `RawMta` plays the MTA's side, message by
+message.
 """
 
 from milterchain.testing.faults import Close, Fault, Garbage, InTurn, Late, Reset, Silence, StopReading
 from milterchain.testing.peer import PATIENCE, refusing_address
+from milterchain.testing.raw_mta import RawMta
 from milterchain.testing.scripted_milter import HalfPacket, MilterConnection, ScriptedMilter
 from milterchain.testing.scripted_next_hop import HalfLine, HopSession, ReceivedMessage, ScriptedNextHop
 
@@ -20,6 +22,7 @@ __all__ = [
     "InTurn",
     "Late",
     "MilterConnection",
+    "RawMta",
     "ReceivedMessage",
     "Reset",
     "ScriptedMilter",

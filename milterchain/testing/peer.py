@@ -265,6 +265,8 @@ class ScriptedServer(ABC, Generic[P]):
                 reading.cancel()
         except* Hangup:
             pass
+        except* asyncio.CancelledError:
+            pass  # by stop; streams of Python 3.11 would report it as an error
         except* Exception as group_error:  # noqa: BLE001 - kept for the end of the test
             self._errors += group_error.exceptions
         finally:

@@ -1,0 +1,385 @@
+"""One MTA connection of a milter server: events to a `Milter`, its answers back.
+
+A task reads, cuts what it read into events (`Connection`) and awaits the filter's method for each; replies
+leave when no more events are at hand, so that content that came in one piece is answered in one piece. One
+timer per connection serves all deadlines.
+"""
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from milterchain.errors import LocalProtocolError, MilterClosedError, MilterError
+from milterchain.milter.connection import Connection, Event
+from milterchain.milter.flags import Command, Protocol
+from milterchain.milter.handler import Milter
+from milterchain.milter.macros import MacroStore
+from milterchain.milter.messages import (
+    Continue,
+    EndOfMessage,
+    Macros,
+    Modification,
+    OptNeg,
+    Progress,
+    Quarantine,
+    Reply,
+    Skip,
+    TempFail,
+)
+from milterchain.milter.modifier import Modifier
+from milterchain.milter.state import Role, State
+
+__all__ = ["ServerOptions", "ServerSession"]
+
+_log = logging.getLogger("milterchain.milter.server")
+
+_READ_SIZE = 256 * 1024
+_HELD_BACK = 64 * 1024
+"""Bytes of edits and replies that are collected before they are written."""
+
+_METHODS: Mapping[Command, Callable[[Milter, Any], Awaitable[Reply | None]]] = {
+    Command.CONNECT: lambda milter, event: milter.connect(event),
+    Command.HELO: lambda milter, event: milter.helo(event.text),
+    Command.MAIL: lambda milter, event: milter.mail(event.address, event.args),
+    Command.RCPT: lambda milter, event: milter.rcpt(event.address, event.args),
+    Command.DATA: lambda milter, _: milter.data(),
+    Command.HEADER: lambda milter, event: milter.header(event.name, event.value),
+    Command.END_OF_HEADERS: lambda milter, _: milter.end_of_headers(),
+    Command.BODY: lambda milter, event: milter.body(event.chunk),
+    Command.UNKNOWN: lambda milter, event: milter.unknown(event.text),
+}
+_SESSION = {Command.CONNECT, Command.HELO}
+_IN_MESSAGE = {State.MAIL, State.RCPT, State.DATA, State.HEADERS, State.BODY}
+_GOING_ON = (Continue, Skip, type(None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """Limits of a milter server.
+
+    Attributes:
+        connections: how many at most; more are closed at once. Postfix opens one for each SMTP session.
+        idle_timeout: seconds that an MTA may be silent. SMTP clients may be slow, and MTAs do not say that
+            they are waiting; libmilter's default is the same.
+        handler_timeout: seconds that one event may take in the filter; Postfix waits 300 s in the content
+            stage and less elsewhere. `Modifier.progress` starts it again.
+        write_timeout: seconds that an MTA may take to read what was sent.
+        close_timeout: seconds that `Milter.abort` and `Milter.close` may take; a server that stops waits
+            for them.
+    """
+
+    connections: int = 1000
+    idle_timeout: float = 7210
+    handler_timeout: float = 300
+    write_timeout: float = 60
+    close_timeout: float = 10
+
+
+class _Deadline:
+    """One timer for many deadlines: moving it costs nothing, the timer looks again when it fires."""
+
+    __slots__ = ("_expired", "_handle", "_loop", "_when")
+
+    def __init__(self, expired: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._expired = expired
+        self._when = 0.0
+        self._handle: asyncio.TimerHandle | None = None
+
+    def set(self, seconds: float) -> None:
+        self._when = self._loop.time() + seconds
+        if self._handle is not None and self._handle.when() > self._when:
+            self.stop()
+        if self._handle is None:
+            self._handle = self._loop.call_at(self._when, self._look)
+
+    def _look(self) -> None:
+        if self._loop.time() >= self._when:
+            self._handle = None
+            self._expired()
+        else:
+            self._handle = self._loop.call_at(self._when, self._look)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+class ServerSession:
+    """Serves one connection; `run` is its life."""
+
+    def __init__(
+        self,
+        factory: Callable[[], Milter],
+        options: ServerOptions,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._factory = factory
+        self._options = options
+        self._reader = reader
+        self._writer = writer
+        self._connection = Connection(Role.MILTER)
+        self._milter: Milter | None = None
+        self._macros = MacroStore()
+        self._output: list[bytes] = []
+        self._held = 0
+        self._in_message = False
+        self._kept: Reply | None = None
+        self._kept_for_session = False
+        self._skipped: Command | None = None
+        self._deadline = _Deadline(self._expired)
+        self._task: asyncio.Task[None] | None = None
+        self._busy = False
+        self._calling = False
+        self._overdue = False
+        self._draining = False
+        self._parting = False
+        self._acknowledge = _quick_acknowledger(writer)
+
+    async def run(self) -> None:
+        """Serve until the connection ends, whoever ends it."""
+        self._task = asyncio.current_task()
+        try:
+            await self._converse()
+        except (OSError, MilterClosedError) as error:
+            _log.debug("connection lost: %s", error)
+        except MilterError as error:
+            _log.warning("connection closed: %s", error)
+        except Exception:  # noqa: BLE001 - the factory, or an override of negotiate
+            _log.exception("connection closed: the filter could not be started")
+        finally:
+            self._parting = True
+            self._connection.close()
+            self._writer.writelines(self._output)
+            self._writer.close()
+            try:
+                await self._part()
+            finally:
+                self._deadline.stop()
+
+    def stop(self) -> None:
+        """Break the connection; the filter's `close` is still awaited."""
+        if self._task is not None and not self._parting:
+            self._parting = True
+            self._task.cancel()
+
+    def drain(self) -> None:
+        """Close as soon as no message is open: now, or after the one that is."""
+        self._draining = True
+        if self._may_leave() and not self._busy:
+            self._writer.close()
+
+    def _may_leave(self) -> bool:
+        return self._draining and self._connection.state not in _IN_MESSAGE
+
+    async def _converse(self) -> None:
+        connection = self._connection
+        while True:
+            self._busy = True
+            while (event := connection.next_event()) is not None:
+                await self._handle(event)
+                if self._may_leave():
+                    break
+            await self.flush()
+            self._busy = False
+            if connection.state is State.CLOSED or self._may_leave():
+                return
+            self._deadline.set(self._options.idle_timeout)
+            self._acknowledge()
+            data = await self._reader.read(_READ_SIZE)
+            if not data:
+                return
+            connection.receive_data(data)
+
+    def _expired(self) -> None:
+        """The deadline has passed: end the filter's method if one runs, else the connection."""
+        if self._calling:
+            assert self._task is not None
+            self._overdue = True
+            self._task.cancel()
+        else:
+            _log.info("connection closed: the MTA took too long")
+            self._writer.transport.abort()
+
+    # Events
+
+    async def _handle(self, event: Event) -> None:
+        if isinstance(event, Macros):
+            self._macros.define(event.stage, event.values)
+            return
+        command = Command(event.code)
+        self._macros.command(command)
+        if isinstance(event, OptNeg):
+            milter = self._milter = self._factory()
+            await self._send(milter.negotiate(event))
+            self._introduce(milter)
+        elif command is Command.ABORT:
+            await self._forget()
+        elif command is Command.QUIT_NEW_CONNECTION:
+            await self._part()
+            self._milter = self._factory()
+            self._introduce(self._milter)
+        elif command is not Command.QUIT:
+            assert self._milter is not None
+            await self._answer(self._milter, command, event)
+
+    def _introduce(self, milter: Milter) -> None:
+        assert self._connection.negotiated is not None
+        milter.negotiated = self._connection.negotiated
+        milter.macros = self._macros
+
+    async def _answer(self, milter: Milter, command: Command, event: Event) -> None:
+        due = milter.negotiated.replies(command)
+        if self._connection.state in _IN_MESSAGE and self._kept is None:
+            self._in_message = True
+        verdict = self._kept
+        if verdict is None:
+            verdict = await self._ask(milter, command, event)
+            if not due and command is not Command.UNKNOWN and not isinstance(verdict, _GOING_ON):
+                self._kept = verdict
+                self._kept_for_session = command in _SESSION
+                self._in_message = False
+        if due:
+            await self._reply(verdict)
+        if self._connection.state not in _IN_MESSAGE:
+            self._in_message = False
+            if not self._kept_for_session:
+                self._kept = None
+
+    async def _ask(self, milter: Milter, command: Command, event: Any) -> Reply | None:
+        """Let the filter decide on one event."""
+        if command is self._skipped:
+            return None
+        if isinstance(event, EndOfMessage):
+            return await self._end_of_message(milter, event)
+        self._skipped = None
+        verdict = await self._call(_METHODS[command](milter, event), self._options.handler_timeout)
+        if isinstance(verdict, Skip):
+            self._skipped = command
+            if not milter.negotiated.protocol & Protocol.SKIP:
+                return None
+        return verdict
+
+    async def _end_of_message(self, milter: Milter, event: EndOfMessage) -> Reply | None:
+        if event.chunk and self._skipped is not Command.BODY:
+            # libmilter takes the last of the body here, so MTAs may put it here.
+            verdict = await self._call(milter.body(event.chunk), self._options.handler_timeout)
+            if not isinstance(verdict, _GOING_ON):
+                return verdict
+        self._skipped = None
+        modifier = Modifier(self, milter.negotiated)
+        try:
+            return await self._call(milter.end_of_message(modifier), self._options.handler_timeout)
+        finally:
+            modifier.expire()
+
+    async def _call(self, method: Awaitable[Reply | None], seconds: float) -> Reply | None:
+        """Await a method of the filter; its failures are temporary failures of the message."""
+        self._deadline.set(seconds)
+        self._calling = True
+        try:
+            return await method
+        except asyncio.CancelledError:
+            if not self._overdue or self._uncancel():
+                raise
+            _log.error("the filter took more than %s s", seconds)
+        except MilterClosedError as error:
+            _log.debug("the MTA left at the end of a message: %s", error)
+        except Exception:  # noqa: BLE001 - whatever a filter's author did not think of
+            _log.exception("the filter failed")
+        finally:
+            self._calling = False
+            if self._overdue:
+                self._uncancel()
+        return TempFail()
+
+    def _uncancel(self) -> bool:
+        """Take back the deadline's cancellation; whether there are others."""
+        assert self._task is not None
+        self._overdue = False
+        return self._task.uncancel() > 0
+
+    async def _forget(self) -> None:
+        """The message that is open, if any, will not be completed."""
+        self._skipped = None
+        if not self._kept_for_session:
+            self._kept = None
+        if self._in_message:
+            self._in_message = False
+            assert self._milter is not None
+            await self._call(self._milter.abort(), self._options.close_timeout)
+
+    async def _part(self) -> None:
+        """The SMTP session is over."""
+        milter = self._milter
+        if milter is None:
+            return
+        self._kept_for_session = False
+        try:
+            await self._forget()
+        finally:
+            self._milter = None
+            await self._call(milter.close(), self._options.close_timeout)
+
+    # Output
+
+    async def emit(self, message: Modification | Quarantine | Progress) -> None:
+        """Send what is not final, with what follows it."""
+        await self._send(message)
+        if self._writer.is_closing():
+            raise MilterClosedError("the MTA closed the connection at the end of a message")
+
+    async def flush(self) -> None:
+        """Write what was held back."""
+        if not self._output:
+            return
+        self._writer.write(b"".join(self._output))
+        self._output.clear()
+        self._held = 0
+        calling, self._calling = self._calling, False
+        self._deadline.set(self._options.write_timeout)
+        try:
+            await self._writer.drain()
+        except OSError as error:
+            raise MilterClosedError(f"the MTA closed the connection: {error}") from error
+        finally:
+            self._calling = calling
+        self._deadline.set(self._options.handler_timeout)
+
+    async def _reply(self, verdict: object) -> None:
+        """Send a filter's answer, or what stands for one that is none: a filter may return anything."""
+        try:
+            if verdict is None:
+                verdict = Continue()
+            if isinstance(verdict, Reply):
+                await self._send(verdict)
+                return
+            error = "no reply"
+        except LocalProtocolError as caught:
+            error = str(caught)
+        _log.error("the filter's answer is wrong: %r: %s", verdict, error)
+        await self._send(TempFail())
+
+    async def _send(self, message: Event) -> None:
+        data = self._connection.send(message)
+        self._output.append(data)
+        self._held += len(data)
+        if self._held > _HELD_BACK:
+            await self.flush()
+
+
+def _quick_acknowledger(writer: asyncio.StreamWriter) -> Callable[[], None]:
+    """What acknowledges at once what is read next, for MTAs that write macros and command in two pieces.
+
+    Linux forgets the option after a while, so it is set before each read.
+    """
+    raw: socket.socket | None = writer.get_extra_info("socket")
+    if sys.platform != "linux" or raw is None or raw.family == socket.AF_UNIX:
+        return lambda: None
+    return lambda: raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
