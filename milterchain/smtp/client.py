@@ -173,7 +173,7 @@ class SMTPClient(asyncio.Protocol):
             NextHopError: see `in_doubt` for whether the server may have the message.
         """
         (reply,) = await self.exchange(b"DATA", within=self._options.data_initiation_timeout)
-        if self.failure is not None:
+        if reply.closes and self.failure is not None:
             raise self.failure
         if reply.code == 354:
             return await self.stream(content)
@@ -184,8 +184,8 @@ class SMTPClient(asyncio.Protocol):
     async def stream(self, content: Iterable[bytes]) -> Reply:
         """Send the content after a 354, no faster than the server takes it, and return the final reply.
 
-        A refusal that comes before the end is the final reply, too, unless it is 421; the connection is closed
-        then. To get out of a 354 when no recipient was accepted, stream nothing.
+        A refusal that comes before the end is the final reply, too, unless it is 421; the connection is
+        closed then. To get out of a 354 when no recipient was accepted, stream nothing.
 
         Raises:
             NextHopError: see `in_doubt` for whether the server may have the message.

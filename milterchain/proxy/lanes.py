@@ -1,0 +1,195 @@
+"""One transaction with one next hop, whatever kind of hop it is.
+
+A lane knows how to say things to its hop; which recipients, what to do about refusals and when to try again
+is decided by `milterchain.proxy.relay`. Answers are values. A fault is a `NextHopError`, and the lane is of
+no use then; `final` tells whether the hop may have the message nevertheless.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from milterchain.errors import NextHopClosedError, NextHopError, NextHopProtocolError, SMTPSyntaxError
+from milterchain.mail.envelope import Envelope, Path
+from milterchain.mail.message import Message
+from milterchain.mail.replies import Reply
+from milterchain.proxy.commands import mail_command, rcpt_command
+from milterchain.proxy.maildir import Maildir
+from milterchain.proxy.pool import Pool
+from milterchain.smtp.client import SMTPClient
+
+__all__ = ["Lane", "LocalLane", "SMTPLane", "accepts"]
+
+RESET_TIMEOUT = 10.0
+"""Seconds for the reply to an RSET that only tidies up: closing is as good."""
+
+_RECIPIENT_OK: Final = Reply.of(250, "2.1.5 Ok")
+_SENDER_OK: Final = Reply.of(250, "2.1.0 Ok")
+_STORED: Final = Reply.of(250, "2.0.0 Ok: stored")
+_DISCARDED: Final = Reply.of(250, "2.0.0 Ok: discarded")
+
+
+def accepts(reply: Reply) -> bool:
+    """Whether MAIL, RCPT or a message was accepted."""
+    return 200 <= reply.code < 300
+
+
+class Lane(Protocol):
+    """What a transaction asks of a next hop.
+
+    Attributes:
+        hop: its address, for logs.
+        final: the message was handed over completely; if no answer came the hop may have it.
+        told: MAIL was accepted, and the transaction is open.
+    """
+
+    hop: str
+    told: bool
+
+    @property
+    def final(self) -> bool:
+        """See above."""
+
+    async def begin(
+        self, sender: Path, recipients: Sequence[Path], *, size: int | None = None
+    ) -> tuple[Reply, list[Reply]]:
+        """Begin a transaction, in place of the one that is open. Returns the answers to all."""
+
+    async def add(self, recipient: Path) -> Reply:
+        """Name one more recipient."""
+
+    async def deliver(self, envelope: Envelope, message: Message) -> Reply:
+        """Hand over the message to those recipients that were accepted, and return the hop's answer."""
+
+    async def leave(self) -> None:
+        """End the transaction and give the connection back."""
+
+    def drop(self) -> None:
+        """Close at once, in any state."""
+
+
+class SMTPLane:
+    """A lane over an SMTP connection of a pool."""
+
+    def __init__(self, pool: Pool, client: SMTPClient) -> None:
+        self.hop = str(pool.hop)
+        self.told = False
+        self._pool = pool
+        self._client = client
+
+    @property
+    def final(self) -> bool:
+        """See `Lane`."""
+        return self._client.in_doubt
+
+    async def begin(
+        self, sender: Path, recipients: Sequence[Path], *, size: int | None = None
+    ) -> tuple[Reply, list[Reply]]:
+        """See `Lane`: RSET, if a transaction is open, MAIL and all RCPTs are one group of commands."""
+        features = self._client.features
+        utf8 = not all(path.address.isascii() for path in (sender, *recipients))
+        try:
+            mail = mail_command(sender, features, size=size, utf8=utf8)
+        except SMTPSyntaxError as error:
+            refusal = _refusal(error)
+            return refusal, [refusal] * len(recipients)
+        replies: list[Reply | None] = []
+        commands = [b"RSET", mail] if self.told else [mail]
+        for recipient in recipients:
+            try:
+                commands.append(rcpt_command(recipient, features))
+                replies.append(None)
+            except SMTPSyntaxError as error:
+                replies.append(_refusal(error))
+        reset = self.told
+        answers = iter(await self._ask(*commands))
+        if reset and not accepts(reply := next(answers)):
+            raise NextHopProtocolError(f"answered RSET with {reply}")
+        sender_reply = next(answers)
+        self.told = accepts(sender_reply)
+        return sender_reply, [reply or next(answers) for reply in replies]
+
+    async def add(self, recipient: Path) -> Reply:
+        """See `Lane`."""
+        try:
+            command = rcpt_command(recipient, self._client.features)
+        except SMTPSyntaxError as error:
+            return _refusal(error)
+        return (await self._ask(command))[0]
+
+    async def deliver(self, envelope: Envelope, message: Message) -> Reply:  # noqa: ARG002 - it was told before
+        """See `Lane`."""
+        reply = await self._client.data(message.chunks())
+        # After a refused DATA servers differ on whether the transaction is still open: RSET settles it.
+        self.told = not accepts(reply)
+        return reply
+
+    async def leave(self) -> None:
+        """See `Lane`. A hop that does not answer RSET as it should is left at once."""
+        if self.told and self._client.usable:
+            try:
+                (reply,) = await self._client.exchange(b"RSET", within=RESET_TIMEOUT)
+            except NextHopError:
+                return
+            if not accepts(reply):
+                self.drop()
+                return
+        self._pool.give(self._client)
+
+    def drop(self) -> None:
+        """See `Lane`."""
+        self._client.close()
+
+    async def _ask(self, *commands: bytes) -> tuple[Reply, ...]:
+        replies = await self._client.exchange(*commands)
+        for reply in replies:
+            if reply.closes:
+                raise NextHopClosedError(f"ended the session: {reply}")
+            if 300 <= reply.code < 400:
+                raise NextHopProtocolError(f"answered MAIL or RCPT with {reply}")
+        return replies
+
+
+class LocalLane:
+    """A lane that ends on this machine: in a Maildir, or nowhere."""
+
+    def __init__(self, hop: str, maildir: Maildir | None) -> None:
+        self.hop = hop
+        self.final = False
+        self.told = False
+        self._maildir = maildir
+
+    async def begin(
+        self,
+        sender: Path,  # noqa: ARG002 - everybody may send
+        recipients: Sequence[Path],
+        *,
+        size: int | None = None,  # noqa: ARG002 - the disk will tell
+    ) -> tuple[Reply, list[Reply]]:
+        """See `Lane`."""
+        self.told = True
+        return _SENDER_OK, [_RECIPIENT_OK] * len(recipients)
+
+    async def add(self, recipient: Path) -> Reply:  # noqa: ARG002 - everybody is known
+        """See `Lane`."""
+        return _RECIPIENT_OK
+
+    async def deliver(self, envelope: Envelope, message: Message) -> Reply:
+        """See `Lane`."""
+        if self._maildir is None:
+            return _DISCARDED
+        await self._maildir.deliver(envelope, message)
+        return _STORED
+
+    async def leave(self) -> None:
+        """See `Lane`."""
+
+    def drop(self) -> None:
+        """See `Lane`."""
+
+
+def _refusal(error: SMTPSyntaxError) -> Reply:
+    text = {
+        "5.6.7": "The next hop does not support internationalized mail",
+        "4.3.3": "The next hop does not support delivery status notifications",
+    }.get(error.status, "Bad address or parameters")
+    return Reply.of(error.code, f"{error.status} {text}")

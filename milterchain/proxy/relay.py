@@ -1,0 +1,305 @@
+"""The next hops, and what one SMTP transaction does with them.
+
+Recipients are asked for live: the first one brings MAIL with it, in one write. When the message is there, and
+the milters are done, the hop is brought in line with the envelope as it is then: if that differs from what
+the hop was told, it gets RSET, MAIL and all RCPTs in one group. Then DATA, once the hop has accepted whom it
+must.
+
+What a hop answers is a value, and stands. A refused MAIL is the answer to the RCPT that brought it (Postfix's
+smtpd answers in the same place); the next RCPT tries MAIL again. 421 and 521 are no answers but the end of
+the session, except to the final dot.
+
+What goes wrong is tried again only while nothing can have been accepted, that is before the final dot: on a
+fresh connection, to a hop that has not failed lately if there is one. What the hop knew is told again; if it
+refuses now whom it accepted before, that is an error. After the final dot nothing is tried again: the client
+will send the message once more and the hop may get it twice (RFC 1047). A hop that lets a deadline pass is
+not tried again either: the client's own patience is used up by then.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, stop_after_delay
+from tenacity import wait_exponential_jitter as backoff
+
+from milterchain.errors import (
+    NextHopClosedError,
+    NextHopConnectError,
+    NextHopError,
+    NextHopProtocolError,
+)
+from milterchain.mail.envelope import Envelope, Path
+from milterchain.mail.message import Message
+from milterchain.mail.replies import Reply
+from milterchain.proxy.lanes import Lane, accepts
+from milterchain.proxy.nexthop import Hop
+from milterchain.proxy.pool import PoolOptions
+from milterchain.proxy.relay_replies import as_final, as_temporary
+from milterchain.proxy.routes import HopStatus, Route, make_route
+from milterchain.smtp.client_options import ClientOptions
+from milterchain.smtp.handler import Features
+
+__all__ = ["Delivery", "NextHopTransaction", "NextHops", "RelayOptions"]
+
+OPEN_ATTEMPTS = 3
+"""Rounds over all hops before a recipient is tempfailed: a hop that restarts is back within a second."""
+OPEN_ROUNDS_WITHIN = 5.0
+"""No further round begins after these seconds: hops that do not even refuse make each round long."""
+REPLACEMENTS = 2
+"""Lanes that one transaction may lose: a kept connection that had died, and a hop that dies."""
+REST = 30.0
+"""Seconds for which a hop that failed comes after the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayOptions:
+    """How messages are relayed.
+
+    Attributes:
+        on_refused_added_recipient: what becomes of a message when a hop refuses a recipient that a milter
+            added: the client tries again later, or the others get it and `Delivery.refused` names it.
+    """
+
+    client: ClientOptions = field(default_factory=ClientOptions)
+    pool: PoolOptions = field(default_factory=PoolOptions)
+    on_refused_added_recipient: Literal["tempfail", "log"] = "tempfail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What became of a message.
+
+    Attributes:
+        reply: for the client; positive only if the hop has taken the message.
+        hop: the address of the hop that decided.
+        refused: recipients that it refused at last, with its replies. If `reply` is positive they are
+            recipients that milters added, and the log is the only place where they can appear.
+    """
+
+    reply: Reply
+    hop: str
+    refused: tuple[tuple[Path, Reply], ...] = ()
+
+
+class NextHopTransaction(Protocol):
+    """One transaction of a client, seen from the next hop. The methods are called one at a time."""
+
+    @property
+    def features(self) -> Features | None:
+        """What the hops were last seen to offer."""
+
+    async def rcpt(self, path: Path) -> Reply:
+        """Ask for one recipient.
+
+        Raises:
+            NextHopError: nobody can be asked; the transaction may go on.
+        """
+
+    async def send(self, envelope: Envelope, message: Message) -> Delivery:
+        """Relay the message to the envelope as it is now. Ends the transaction.
+
+        Raises:
+            NextHopError: nobody took it for certain. `failure_reply` has the words for the client.
+            ValueError: the envelope has no recipient.
+        """
+
+    async def abort(self) -> None:
+        """End the transaction. May be called in any state, and again."""
+
+
+class NextHops:
+    """The next hops, in order of preference."""
+
+    def __init__(self, hops: Sequence[Hop], options: RelayOptions | None = None) -> None:
+        if not hops:
+            raise ValueError("at least one next hop is needed")
+        self.options = options or RelayOptions()
+        self._routes = [make_route(hop, self.options.client, self.options.pool) for hop in hops]
+        self._last: Route | None = None
+
+    @property
+    def features(self) -> Features | None:
+        """What was offered at the last greeting of any hop; None if that is not known yet."""
+        return (self._last or self._routes[0]).features
+
+    def begin(self, sender: Path) -> NextHopTransaction:
+        """Begin a transaction. Nothing is sent yet."""
+        return _Transaction(self, sender)
+
+    async def probe(self) -> list[HopStatus]:
+        """Greet each hop once, without mail, all at the same time."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(route.probe()) for route in self._routes]
+        statuses = [task.result() for task in tasks]
+        for route, status in zip(self._routes, statuses, strict=True):
+            if status.error is None:
+                self._last = route
+                break
+        return statuses
+
+    async def close(self) -> None:
+        """Close the connections that are kept."""
+        async with asyncio.TaskGroup() as group:
+            for route in self._routes:
+                group.create_task(route.close())
+
+    async def lane(self, *, fresh: bool = False) -> Lane:
+        """Find a hop for a transaction: in order, those that failed lately after the others.
+
+        Args:
+            fresh: do not use a connection that was kept.
+
+        Raises:
+            NextHopConnectError: none of them can be used; the text has a reason for each.
+        """
+        if not fresh and (lane := self._order()[0].kept()) is not None:
+            return lane
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(NextHopConnectError),
+            stop=stop_after_attempt(OPEN_ATTEMPTS) | stop_after_delay(OPEN_ROUNDS_WITHIN),
+            wait=backoff(initial=0.1, max=1.0, jitter=0.1),
+            reraise=True,
+        ):
+            with attempt:
+                return await self._round(fresh=fresh)
+        raise AssertionError("tenacity reraises")
+
+    def rest(self, hop: str) -> None:
+        """Prefer other hops for a while."""
+        until = asyncio.get_running_loop().time() + REST
+        for route in self._routes:
+            if route.hop == hop:
+                route.resting_until = until
+
+    def _order(self) -> list[Route]:
+        now = asyncio.get_running_loop().time()
+        return sorted(self._routes, key=lambda route: route.resting_until > now)
+
+    async def _round(self, *, fresh: bool) -> Lane:
+        reasons = []
+        for route in self._order():
+            if not fresh and (lane := route.kept()) is not None:
+                return lane
+            try:
+                lane = await route.open()
+            except NextHopError as error:
+                self.rest(route.hop)
+                reasons.append(f"{route.hop}: {error}")
+                continue
+            self._last = route
+            return lane
+        raise NextHopConnectError("; ".join(reasons))
+
+
+class _Transaction:
+    """See `NextHopTransaction`."""
+
+    def __init__(self, hops: NextHops, sender: Path) -> None:
+        self._hops = hops
+        self._sender = sender
+        self._accepted: list[Path] = []
+        self._lane: Lane | None = None
+        self._replacements = 0
+
+    @property
+    def features(self) -> Features | None:
+        return self._hops.features
+
+    async def rcpt(self, path: Path) -> Reply:
+        while True:
+            lane = await self._have_lane()
+            try:
+                reply = await self._ask(lane, path)
+            except (NextHopClosedError, NextHopProtocolError) as error:
+                self._replace(lane, error)
+                continue
+            except BaseException:
+                self._drop()
+                raise
+            if accepts(reply):
+                self._accepted.append(path)
+            return reply
+
+    async def send(self, envelope: Envelope, message: Message) -> Delivery:
+        if not envelope.recipients:
+            raise ValueError("nobody to send to")
+        while True:
+            lane = await self._have_lane()
+            try:
+                delivery = await self._deliver(lane, envelope, message)
+            except (NextHopClosedError, NextHopProtocolError) as error:
+                if lane.final:
+                    self._drop()
+                    raise
+                self._replace(lane, error)
+                continue
+            except BaseException:
+                self._drop()
+                raise
+            await self.abort()
+            return delivery
+
+    async def abort(self) -> None:
+        lane, self._lane = self._lane, None
+        self._accepted = []
+        if lane is not None:
+            await lane.leave()
+
+    async def _have_lane(self) -> Lane:
+        if self._lane is None:
+            self._lane = await self._hops.lane(fresh=self._replacements > 0)
+        return self._lane
+
+    def _drop(self) -> None:
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            lane.drop()
+
+    def _replace(self, lane: Lane, error: NextHopError) -> None:
+        """Go on without this lane, unless too many have been lost."""
+        self._drop()
+        if self._replacements:
+            self._hops.rest(lane.hop)
+        if self._replacements >= REPLACEMENTS:
+            raise error
+        self._replacements += 1
+
+    async def _ask(self, lane: Lane, path: Path) -> Reply:
+        if lane.told:
+            return await lane.add(path)
+        mail, replies = await lane.begin(self._sender, [*self._accepted, path])
+        if self._accepted and not all(map(accepts, [mail, *replies[:-1]])):
+            raise NextHopError(f"{lane.hop} does not accept again what was accepted before")
+        return replies[-1] if accepts(mail) else mail
+
+    async def _deliver(self, lane: Lane, envelope: Envelope, message: Message) -> Delivery:
+        refused: tuple[tuple[Path, Reply], ...] = ()
+        if not (lane.told and self._is_told(envelope)):
+            recipients = envelope.recipients
+            mail, replies = await lane.begin(envelope.sender, recipients, size=message.size)
+            if not accepts(mail):
+                return Delivery(reply=as_temporary(mail) if self._accepted else mail, hop=lane.hop)
+            refused = tuple(
+                (path, reply) for path, reply in zip(recipients, replies, strict=True) if not accepts(reply)
+            )
+            if refused and (reply := self._refusal(refused, len(recipients))) is not None:
+                return Delivery(reply=reply, hop=lane.hop, refused=refused)
+        return Delivery(reply=as_final(await lane.deliver(envelope, message)), hop=lane.hop, refused=refused)
+
+    def _is_told(self, envelope: Envelope) -> bool:
+        told = tuple(self._accepted)
+        return envelope.sender == self._sender and (
+            envelope.recipients == told or Counter(envelope.recipients) == Counter(told)
+        )
+
+    def _refusal(self, refused: Sequence[tuple[Path, Reply]], recipients: int) -> Reply | None:
+        """What refused recipients mean for the message; None: it goes to the others."""
+        for path, reply in refused:
+            if path in self._accepted:
+                return as_temporary(reply)
+        if self._hops.options.on_refused_added_recipient == "log" and len(refused) < recipients:
+            return None
+        return as_temporary(refused[0][1])

@@ -1,0 +1,146 @@
+"""The way to each kind of next hop: how lanes are opened, what the hop offers, whether it can be reached."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from milterchain.errors import NextHopError
+from milterchain.proxy.lanes import Lane, LocalLane, SMTPLane
+from milterchain.proxy.maildir import Maildir
+from milterchain.proxy.nexthop import Hop, MaildirHop, SMTPHop
+from milterchain.proxy.pool import Pool, PoolOptions
+from milterchain.smtp.client_options import ClientOptions
+from milterchain.smtp.handler import Features
+
+__all__ = ["HopStatus", "Route", "make_route"]
+
+_LOCAL_FEATURES: Final = Features(smtputf8=True)
+"""What a file can keep. No DSN: nobody here could send a notification."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HopStatus:
+    """What came of greeting a hop.
+
+    Attributes:
+        hop: its address.
+        greeting: what it said of itself; empty if it failed or is on this machine.
+        features: what it offers, None if it failed.
+        error: why it cannot be used, None if it can.
+        seconds: how long that took.
+    """
+
+    hop: str
+    greeting: str = ""
+    features: Features | None = None
+    error: NextHopError | None = None
+    seconds: float = 0.0
+
+
+class Route(Protocol):
+    """The way to one hop.
+
+    Attributes:
+        hop: its address.
+        features: what it offered last; None before it was first reached.
+        resting_until: when it may come first again, in the loop's time.
+    """
+
+    hop: str
+    resting_until: float
+
+    @property
+    def features(self) -> Features | None:
+        """See above."""
+
+    def kept(self) -> Lane | None:
+        """A lane that costs nothing to open, None if there is none."""
+
+    async def open(self) -> Lane:
+        """A new lane.
+
+        Raises:
+            NextHopError: the hop cannot be used.
+        """
+
+    async def probe(self) -> HopStatus:
+        """Reach the hop once, without mail."""
+
+    async def close(self) -> None:
+        """Close what is kept."""
+
+
+class _SMTPRoute:
+    def __init__(self, hop: SMTPHop, client: ClientOptions, pool: PoolOptions) -> None:
+        self.hop = str(hop)
+        self.resting_until = 0.0
+        self._pool = Pool(hop, client, pool)
+
+    @property
+    def features(self) -> Features | None:
+        offered = self._pool.features
+        return None if offered is None else _features(offered)
+
+    def kept(self) -> Lane | None:
+        client = self._pool.take()
+        return None if client is None else SMTPLane(self._pool, client)
+
+    async def open(self) -> Lane:
+        return SMTPLane(self._pool, await self._pool.open())
+
+    async def probe(self) -> HopStatus:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            client = await self._pool.open()
+        except NextHopError as error:
+            return HopStatus(hop=self.hop, error=error, seconds=loop.time() - began)
+        greeting = str(client.greeting)
+        self._pool.give(client)
+        return HopStatus(hop=self.hop, greeting=greeting, features=self.features, seconds=loop.time() - began)
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+
+class _LocalRoute:
+    def __init__(self, hop: str, maildir: Maildir | None) -> None:
+        self.hop = hop
+        self.features: Features | None = _LOCAL_FEATURES
+        self.resting_until = 0.0
+        self._maildir = maildir
+
+    def kept(self) -> Lane | None:
+        return LocalLane(self.hop, self._maildir)
+
+    async def open(self) -> Lane:
+        return LocalLane(self.hop, self._maildir)
+
+    async def probe(self) -> HopStatus:
+        try:
+            if self._maildir is not None:
+                await self._maildir.check()
+        except NextHopError as error:
+            return HopStatus(hop=self.hop, error=error)
+        return HopStatus(hop=self.hop, features=self.features)
+
+    async def close(self) -> None:
+        """Nothing is kept."""
+
+
+def make_route(hop: Hop, client: ClientOptions, pool: PoolOptions) -> Route:
+    """The way to a hop, by its kind."""
+    if isinstance(hop, SMTPHop):
+        return _SMTPRoute(hop, client, pool)
+    return _LocalRoute(str(hop), Maildir(hop.path) if isinstance(hop, MaildirHop) else None)
+
+
+def _features(offered: Mapping[bytes, bytes]) -> Features:
+    """What an EHLO says about the extensions that depend on the hop. SIZE 0 means no limit (RFC 1870)."""
+    size = offered.get(b"SIZE", b"")
+    return Features(
+        smtputf8=b"SMTPUTF8" in offered,
+        dsn=b"DSN" in offered,
+        size=int(size) or None if size.isdigit() else None,
+    )
