@@ -1,0 +1,166 @@
+"""What a milter is still to hear, in order, one thing at a time.
+
+The line knows nothing of milters: its owner runs the steps. A step that has its verdict at once makes room
+for the next; one that waits for a reply holds the line until `settle`.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+from milterchain.chain.verdict import CONTINUE, Verdict
+from milterchain.mail.envelope import Path
+from milterchain.milter.messages import Abort, Connect, Data, Helo, Mail, Quit, Rcpt, Unknown
+
+__all__ = ["MAX_LENGTH", "Answer", "Event", "Line", "Outcome", "Step", "Story"]
+
+Event: TypeAlias = Connect | Helo | Mail | Rcpt | Data | Unknown
+Answer: TypeAlias = "Verdict | asyncio.Future[Verdict]"
+"""A verdict, or the promise of one."""
+
+MAX_LENGTH = 100
+"""Steps that wait for a slow milter while the others decide without it."""
+
+
+class Story:
+    """The envelope as it stands, to be told again.
+
+    Attributes:
+        mail: the sender.
+        recipients: those that nobody refused, each with its number in this message.
+        values: the macros.
+    """
+
+    __slots__ = ("mail", "recipients", "values")
+
+    def __init__(
+        self, mail: Mail, recipients: Sequence[tuple[int, Path]], values: dict[bytes, bytes]
+    ) -> None:
+        self.mail = mail
+        self.recipients = recipients
+        self.values = values
+
+
+class Outcome:
+    """How telling a story again goes; its steps share one."""
+
+    __slots__ = ("verdict",)
+
+    def __init__(self) -> None:
+        self.verdict = CONTINUE
+
+
+class Step:
+    """Something in the line.
+
+    Attributes:
+        event: what to send; None is the end of a story.
+        macros: what to send with it.
+        recipient: the number of the recipient that this is about.
+        muted: whether nobody cares for the verdict.
+        outcome: of the story that this step is a part of.
+        started: when it was sent, if somebody measures.
+    """
+
+    __slots__ = ("_answer", "event", "macros", "muted", "outcome", "recipient", "started")
+
+    def __init__(
+        self,
+        event: Event | Abort | Quit | Story | None,
+        macros: Sequence[tuple[bytes, bytes]] = (),
+        *,
+        recipient: int | None = None,
+        muted: bool = False,
+        outcome: Outcome | None = None,
+    ) -> None:
+        self.event = event
+        self.macros = macros
+        self.recipient = recipient
+        self.muted = muted
+        self.outcome = outcome
+        self.started = 0.0
+        self._answer: asyncio.Future[Verdict] | None = None
+
+    def promise(self) -> asyncio.Future[Verdict]:
+        """What `resolve` will fill."""
+        self._answer = asyncio.get_running_loop().create_future()
+        return self._answer
+
+    def resolve(self, verdict: Verdict) -> None:
+        """Tell whoever waits, if anybody still does."""
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(verdict)
+
+
+class Line:
+    """Steps, run in order.
+
+    Args:
+        run: runs a step; answers its verdict, or None if that comes later by `settle`.
+
+    Attributes:
+        waiting: the step whose verdict is due.
+    """
+
+    __slots__ = ("_idle", "_run", "_steps", "waiting")
+
+    def __init__(self, run: Callable[[Step], Verdict | None]) -> None:
+        self.waiting: Step | None = None
+        self._run = run
+        self._steps: deque[Step] = deque()
+        self._idle: asyncio.Future[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def submit(self, step: Step) -> Answer:
+        """Run a step, now or when it is its turn."""
+        if self.waiting is None and not self._steps:
+            verdict = self._run(step)
+            if verdict is not None:
+                return verdict
+            answer = step.promise()
+            if self.waiting is None:
+                self.go_on()
+            return answer
+        self._steps.append(step)
+        return step.promise()
+
+    def cut_in(self, steps: Iterable[Step]) -> None:
+        """Put steps at the head of the line, to be run when the present one is done with."""
+        self._steps.extendleft(reversed(list(steps)))
+
+    def settle(self, verdict: Verdict) -> None:
+        """The step that waited has its verdict, if one did; go on."""
+        step, self.waiting = self.waiting, None
+        if step is not None:
+            step.resolve(verdict)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Run what can be run."""
+        while self._steps and self.waiting is None:
+            step = self._steps.popleft()
+            verdict = self._run(step)
+            if verdict is not None:
+                step.resolve(verdict)
+        if self.waiting is None and self._idle is not None:
+            idle, self._idle = self._idle, None
+            idle.set_result(None)
+
+    def forget_message(self) -> None:
+        """Drop what belongs to a message that is given up: nobody waits for it any more."""
+        steps, self._steps = self._steps, deque()
+        for step in steps:
+            if isinstance(step.event, Connect | Helo | Abort):
+                self._steps.append(step)
+            else:
+                step.resolve(CONTINUE)
+
+    async def drained(self) -> None:
+        """Wait until no verdict is due."""
+        while self.waiting is not None:
+            if self._idle is None:
+                self._idle = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._idle)

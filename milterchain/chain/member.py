@@ -1,0 +1,406 @@
+"""One milter in one SMTP session: what it has seen, what it said, and what it is still to hear.
+
+A member takes events at any time. While a reply is due, events wait in a line; when the reply has come, its
+verdict decides what of the line is still sent: after a final verdict libmilter drops events without a reply,
+so an event sent too early would hang the session. Everything runs in the callbacks of the milter's replies;
+there are no tasks.
+
+A milter that fails is closed and not tried again in this session: its default action is the answer to this
+and all later events. There is one exception: a connection that *we* closed, because a final verdict came in
+the middle of streamed content, is opened anew at the next message.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+
+from milterchain.chain.content import Heard, send_content
+from milterchain.chain.line import MAX_LENGTH, Answer, Event, Line, Outcome, Step, Story
+from milterchain.chain.observer import Observer
+from milterchain.chain.opening import open_session
+from milterchain.chain.picture import Phase, Picture
+from milterchain.chain.plan import MilterPlan
+from milterchain.chain.values import rcpt_values
+from milterchain.chain.verdict import (
+    CONTINUE,
+    Fault,
+    Kind,
+    Scope,
+    Verdict,
+    deferred,
+    fault_verdict,
+    scope_of,
+    verdict_of,
+)
+from milterchain.errors import MilterClosedError, MilterError, MilterTimeoutError, RemoteProtocolError
+from milterchain.mail.message import Message
+from milterchain.milter.client import MilterSession
+from milterchain.milter.flags import Command
+from milterchain.milter.messages import Abort, Connect, Data, Helo, Mail, Quit, Rcpt, Reply, Skip, Unknown
+from milterchain.milter.state import IDLE_AFTER
+
+__all__ = ["Member"]
+
+
+class Member:
+    """A milter in a session. Made by the session, opened by `open`.
+
+    Attributes:
+        name: the milter's.
+        plan: how to tell it.
+        standing: the answer to every event when there is no connection: the default action after a failure,
+            the refusal after one at CONNECT or HELO, else Continue.
+        must_reopen: whether the connection is to be opened anew at the next message.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_line",
+        "_observer",
+        "_picture",
+        "_reply",
+        "_session",
+        "_skipping",
+        "must_reopen",
+        "name",
+        "plan",
+        "standing",
+    )
+
+    def __init__(self, plan: MilterPlan, observer: Observer | None) -> None:
+        self.name = plan.settings.name
+        self.plan = plan
+        self.standing = CONTINUE
+        self.must_reopen = False
+        self._observer = observer
+        self._session: MilterSession | None = None
+        self._closed = False
+        self._line = Line(self._run)
+        self._picture = Picture()
+        self._reply: asyncio.Future[Reply] | None = None
+        self._skipping: Command | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a reply is due."""
+        return self._line.waiting is not None
+
+    @property
+    def behind(self) -> bool:
+        """Whether so much waits in the line that no more should be added."""
+        return len(self._line) >= MAX_LENGTH
+
+    @property
+    def hears_refused(self) -> bool:
+        """Whether the milter wants to hear of recipients that others refused (SMFIP_RCPT_REJ)."""
+        return self._session is not None and self._session.negotiated.wants_rejected_recipients
+
+    async def drained(self) -> None:
+        """Wait until no reply is due."""
+        await self._line.drained()
+
+    # Opening and closing
+
+    async def open(self, greetings: Sequence[Connect | Helo], values: Mapping[bytes, bytes]) -> Verdict:
+        """Connect to the milter, negotiate, and introduce the client.
+
+        Returns:
+            The first verdict that is not Continue, the default action's in case of failure.
+        """
+        self.must_reopen = False
+        started = time.monotonic() if self._observer is not None else 0.0
+        try:
+            session = await open_session(self.plan.settings.endpoint, self.plan.options)
+        except MilterError as error:
+            return self._fail(error, Command.OPTNEG)
+        if self._closed:
+            session.close()
+            return self.standing
+        self._session = session
+        self._picture.end()
+        if self._observer is not None:
+            self._observer.on_event(self.name, Command.OPTNEG, CONTINUE, time.monotonic() - started)
+        for greeting in greetings:
+            answer = self.event(greeting, values)
+            verdict = answer if isinstance(answer, Verdict) else await answer
+            if verdict.kind is not Kind.CONTINUE:
+                return verdict
+        return CONTINUE
+
+    def quit(self) -> None:
+        """Say good-bye once the reply that is due has come."""
+        self._closing()
+        self.abort()
+        self._line.submit(Step(Quit()))
+
+    def drop(self) -> None:
+        """Close the connection, whatever is due."""
+        self._closing()
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+        self._line.settle(self.standing)
+
+    def give_up(self, error: MilterError) -> None:
+        """Treat the milter as failed: it has taken too long."""
+        waiting = self._line.waiting
+        event = waiting.event.code if waiting and isinstance(waiting.event, Event) else Command.OPTNEG
+        self._line.settle(self._fail(error, event))
+
+    def _closing(self) -> None:
+        # Whoever still asks gets an answer that loses no mail.
+        self._closed = True
+        self.must_reopen = False
+        self.standing = deferred(self.name)
+
+    def _leave(self, standing: Verdict) -> None:
+        """Part from the milter for the rest of the SMTP session."""
+        if self._session is not None:
+            self._end(self._session, Abort())
+            self._end(self._session, Quit())
+        if not self._closed:
+            self.standing = standing
+
+    def _fail(self, error: MilterError, event: Command, fault: Fault = Fault.SERVICE) -> Verdict:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+        self._picture.end()
+        self._skipping = None
+        if self._closed:
+            return self.standing
+        self.standing = fault_verdict(self.plan.settings.default_action, fault, self.name)
+        if self._observer is not None:
+            self._observer.on_fault(self.name, event, error, self.standing)
+        return self.standing
+
+    def _refuse(self, reply: Reply, event: Command, fault: Fault) -> Verdict:
+        return self._fail(RemoteProtocolError(f"bad reply to {event.name}: {reply!r:.200}"), event, fault)
+
+    # Events
+
+    def event(
+        self,
+        event: Event,
+        values: Mapping[bytes, bytes],
+        *,
+        recipient: int | None = None,
+        muted: bool = False,
+    ) -> Answer:
+        """Tell the milter, at once or when it has answered what it was told before.
+
+        Args:
+            event: what happened.
+            values: the macros, as they are now.
+            recipient: for RCPT, the recipient's number in this message.
+            muted: whether the verdict is of no consequence: somebody else has refused already.
+        """
+        session = self._session
+        if session is None:
+            return self.standing
+        macros = self.plan.macros_for(event.code, values, session.negotiated)
+        return self._line.submit(Step(event, macros, recipient=recipient, muted=muted))
+
+    def abort(self) -> None:
+        """End the message, if there is one; what is in the line for it is not sent any more."""
+        self._line.forget_message()
+        self._line.submit(Step(Abort()))
+
+    def retell(self, story: Story) -> Answer:
+        """Tell the envelope again, if the milter knows one that is not true any more.
+
+        Returns:
+            Continue if all is well; DISCARD if the milter discards the message; a temporary refusal if it
+            now refuses what it accepted before.
+        """
+        return self._line.submit(Step(story))
+
+    def _run(self, step: Step) -> Verdict | None:
+        """Run one step; None if its verdict comes later."""
+        event = step.event
+        if self._session is None:
+            return self.standing
+        if event is None:
+            assert step.outcome is not None
+            return step.outcome.verdict
+        if isinstance(event, Story):
+            return self._retell(self._session, step, event)
+        if isinstance(event, Abort | Quit):
+            return self._end(self._session, event)
+        return self._send(self._session, step, event) if self._due(step, event) else CONTINUE
+
+    def _due(self, step: Step, event: Event) -> bool:
+        """Whether the milter is to hear this, as things stand now."""
+        if step.outcome is not None and step.outcome.verdict.decides:
+            return False
+        if isinstance(event, Mail):
+            self._picture = Picture(begun=True)
+        elif isinstance(event, Rcpt | Data):
+            if self._picture.phase is not Phase.ACTIVE:
+                return False
+            self._picture.data_seen = isinstance(event, Data)
+        elif isinstance(event, Unknown) and self._picture.phase is Phase.DONE:
+            return False
+        if self._skipping == event.code:
+            return False
+        self._skipping = None
+        return True
+
+    def _send(self, session: MilterSession, step: Step, event: Event) -> Verdict | None:
+        try:
+            if session.failure is not None:
+                raise session.failure
+            reply = session.command(event, step.macros)
+        except MilterError as error:
+            return self._fail(error, event.code)
+        if reply is None:
+            self._knows(step)
+            return CONTINUE
+        if self._observer is not None:
+            step.started = time.monotonic()
+        self._line.waiting = step
+        self._reply = reply
+        reply.add_done_callback(self._replied)
+        return None
+
+    def _knows(self, step: Step) -> None:
+        if step.recipient is not None and not step.muted:
+            self._picture.accepted(step.recipient)
+
+    def _end(self, session: MilterSession, event: Abort | Quit) -> Verdict:
+        if isinstance(event, Quit):
+            self._session = None
+        elif not self._picture.open:
+            self._picture.end()
+            return CONTINUE
+        self._picture.end()
+        self._skipping = None
+        try:
+            session.send(event)
+        except MilterError as error:
+            return self._fail(error, Command.ABORT)
+        return CONTINUE
+
+    # Replies
+
+    def _replied(self, reply: "asyncio.Future[Reply]") -> None:
+        error = None if reply.cancelled() else reply.exception()
+        step = self._line.waiting
+        if self._reply is not reply or step is None:
+            return  # given up already
+        self._reply = None
+        assert isinstance(step.event, Event)
+        event = step.event.code
+        if isinstance(error, MilterError):
+            verdict = self._fail(error, event)
+        elif reply.cancelled() or error is not None:
+            verdict = self._fail(MilterClosedError("given up while a reply was due"), event)
+        else:
+            verdict = self._judge(step, event, reply.result())
+        if step.outcome is not None:
+            self._retold(step, verdict)
+        self._line.settle(verdict)
+
+    def _judge(self, step: Step, event: Command, reply: Reply) -> Verdict:
+        """What a reply means, and what it changes."""
+        verdict = verdict_of(reply, event, self.name)
+        if isinstance(verdict, Fault):
+            return self._refuse(reply, event, verdict)
+        if self._observer is not None and not step.muted:
+            self._observer.on_event(self.name, event, verdict, time.monotonic() - step.started)
+        if isinstance(reply, Skip):
+            self._skipping = event
+        if reply.code in IDLE_AFTER.get(event, ()):
+            self._picture.open = False
+        scope = scope_of(verdict, event)
+        if scope is Scope.CONNECTION:
+            self._leave(CONTINUE if verdict.kind is Kind.ACCEPT else verdict)
+        elif scope is Scope.MESSAGE:
+            self._picture.done(CONTINUE if step.muted else verdict, step.recipient)
+        elif not verdict.decides:
+            self._knows(step)
+        return verdict
+
+    # Telling again
+
+    def _retell(self, session: MilterSession, step: Step, story: Story) -> Verdict | None:
+        """Put the story at the head of the line, if there is need."""
+        numbers = {number for number, _ in story.recipients}
+        keep = self.plan.settings.on_rejected_recipient == "keep"
+        if keep or not self._picture.stale(numbers):
+            return self._picture.final if self._picture.final.kind is Kind.DISCARD else CONTINUE
+        events: list[tuple[Event, Mapping[bytes, bytes], int | None]] = [(story.mail, story.values, None)]
+        for number, path in story.recipients:
+            known = {**story.values, **rcpt_values(path)}
+            events.append((Rcpt(path.address, path.args), known, number))
+        if self._picture.data_seen:
+            events.append((Data(), story.values, None))
+        step.outcome = outcome = Outcome()
+        steps = [Step(Abort(), outcome=outcome)]
+        for event, values, recipient in events:
+            macros = self.plan.macros_for(event.code, values, session.negotiated)
+            steps.append(Step(event, macros, recipient=recipient, outcome=outcome))
+        step.event = None
+        self._line.cut_in([*steps, step])
+        return None
+
+    def _retold(self, step: Step, verdict: Verdict) -> None:
+        """Note a verdict on a story.
+
+        What was accepted before and is refused now cannot be refused for good: the client has its 250. A
+        failure, and the end of the connection, mean the same as ever.
+        """
+        assert step.outcome is not None
+        refused = verdict.kind in {Kind.REJECT, Kind.TEMPFAIL} and not verdict.closes
+        if refused and isinstance(step.event, Mail | Rcpt) and self._session is not None:
+            verdict = deferred(self.name)
+        step.outcome.verdict = verdict
+
+    # Content
+
+    async def content(self, message: Message, values: Mapping[bytes, bytes], deadline: float) -> Heard:
+        """Send the content and hear the milter's last word on the message. No reply may be due.
+
+        Args:
+            message: as the milters before this one have made it.
+            values: the macros.
+            deadline: the loop time at which the verdict must be there.
+
+        Raises:
+            OSError: the message cannot be read.
+        """
+        session = self._session
+        if session is None or self._picture.phase is not Phase.ACTIVE:
+            return Heard(verdict=self.standing if session is None else CONTINUE)
+        started = time.monotonic() if self._observer is not None else 0.0
+        self._skipping = None
+        try:
+            result = await send_content(session, self.plan, message, values, deadline)
+        except MilterError as error:
+            late = isinstance(error, MilterTimeoutError) and asyncio.get_running_loop().time() >= deadline
+            verdict = self._fail(error, Command.END_OF_MESSAGE)
+            return Heard(verdict=deferred(self.name) if late else verdict)
+        except BaseException:
+            self.drop()
+            raise
+        judged = verdict_of(result.reply, result.stage, self.name)
+        if isinstance(judged, Fault):
+            verdict = self._refuse(result.reply, result.stage, judged)
+            return Heard(verdict=verdict, quarantine=result.quarantine)
+        if self._observer is not None:
+            self._observer.on_event(self.name, result.stage, judged, time.monotonic() - started)
+        self._picture.open = False
+        self._picture.done(judged)
+        if scope_of(judged, result.stage) is Scope.CONNECTION:
+            self._leave(judged)
+        elif session.closed and session.failure is None:
+            self._session = None
+            self.must_reopen = not self._closed
+        if judged.decides:
+            return Heard(verdict=judged)
+        return Heard(
+            verdict=judged,
+            edits=result.edits,
+            quarantine=result.quarantine,
+            leading_space=session.negotiated.leading_space,
+        )

@@ -1,0 +1,55 @@
+"""How logs, metrics and `trace` watch a chain.
+
+Methods are called synchronously, between two packets: they must be quick and must not raise. A chain without
+an observer measures nothing.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from milterchain.chain.verdict import Verdict
+from milterchain.errors import MilterError
+from milterchain.mail.envelope import Envelope
+from milterchain.mail.message import Message
+from milterchain.milter.flags import Command
+from milterchain.milter.messages import Modification
+
+__all__ = ["Observer", "Snapshot"]
+
+
+class Snapshot(NamedTuple):
+    """A message with its envelope at one point of the chain."""
+
+    message: Message
+    envelope: Envelope
+
+
+class Observer(Protocol):
+    """What wants to know."""
+
+    def on_event(self, milter: str, event: Command, verdict: Verdict, seconds: float) -> None:
+        """A milter answered.
+
+        Args:
+            milter: its name.
+            event: what it answered; `OPTNEG` is the opening of its connection. Of the content only the end
+                is reported: END_OF_MESSAGE, or where a verdict came before that.
+            verdict: what it said.
+            seconds: from sending to the answer.
+        """
+
+    def on_fault(self, milter: str, event: Command, error: MilterError, verdict: Verdict) -> None:
+        """A milter failed; `verdict` stands in for it until the SMTP session ends."""
+
+    def on_edits(
+        self,
+        milter: str,
+        before: Snapshot,
+        after: Snapshot,
+        edits: Sequence[Modification],
+        warnings: Sequence[str],
+    ) -> None:
+        """A milter's modifications were applied, except those that the warnings name.
+
+        Both messages may be read during this call only.
+        """

@@ -1,0 +1,53 @@
+"""What all sessions share of one milter, worked out once."""
+
+from collections.abc import Mapping
+
+from milterchain.chain.settings import MilterSettings
+from milterchain.milter.client import ClientOptions
+from milterchain.milter.flags import Command
+from milterchain.milter.macros import STAGES, MacroTable
+from milterchain.milter.negotiation import Negotiated
+
+__all__ = ["MilterPlan", "streams"]
+
+
+def streams(settings: MilterSettings, negotiated: Negotiated) -> bool:
+    """Whether the content is sent without waiting for each reply.
+
+    Where it may not be known whether a milter that gave its verdict in the middle still answers what follows,
+    "auto" is safe in two cases: no verdict can come, or MAIL was wanted, and so libmilter has a message that
+    it can be done with (else it hands the rest to its callbacks as if nothing had happened).
+    """
+    if settings.pipeline != "auto":
+        return settings.pipeline == "on"
+    return negotiated.no_content_verdicts or negotiated.wants(Command.MAIL)
+
+
+class MilterPlan:
+    """How to open and to tell one milter.
+
+    Attributes:
+        settings: the milter's.
+        options: what is offered to it.
+    """
+
+    __slots__ = ("_table", "options", "settings")
+
+    def __init__(self, settings: MilterSettings) -> None:
+        self.settings = settings
+        self.options = ClientOptions(
+            version=settings.version,
+            connect_timeout=settings.connect_timeout,
+            command_timeout=settings.command_timeout,
+            content_timeout=settings.content_timeout,
+        )
+        self._table = MacroTable(settings.macros)
+
+    def macros_for(
+        self, command: Command, values: Mapping[bytes, bytes], negotiated: Negotiated
+    ) -> tuple[tuple[bytes, bytes], ...]:
+        """The macros that go with a command."""
+        stage = STAGES.get(command)
+        if stage is None:
+            return ()
+        return self._table.macros_for(stage, values, negotiated.macros.get(stage))
