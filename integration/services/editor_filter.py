@@ -121,6 +121,7 @@ class Editor(Milter.Base):
             "change": lambda index, header, value: self.chgheader(header, index, value),
             "delete": lambda index, header: self.chgheader(header, index, None),
             "body": lambda *chunks: [self.replacebody(chunk.encode("latin-1")) for chunk in chunks],
+            "repeat": lambda chunk, times: [self.replacebody(chunk.encode("latin-1")) for _ in range(times)],
             "sender": self.chgfrom,
             "recipient": self.addrcpt,
             "remove": self.delrcpt,

@@ -48,6 +48,8 @@ def start_proxy(
     next_hop: str,
     milters: Sequence[str] = (),
     name: str = "milterchain",
+    hostname: str = "mx.example.test",
+    message_size: str = "50MiB",
     extra: str = "",
     level: str = "warning",
 ) -> Proxy:
@@ -58,6 +60,8 @@ def start_proxy(
         next_hop: as the configuration spells it, such as `smtp:127.0.0.1:10025`.
         milters: `[[milter]]` tables in their order, see `milter_table`.
         name: of its directory and log.
+        hostname: its own name, in the greeting and in Received.
+        message_size: the limit, as the configuration spells it.
         extra: more tables.
         level: of its log.
     """
@@ -67,11 +71,11 @@ def start_proxy(
     config.write_text(
         "\n".join(
             (
-                'hostname = "mx.example.test"',
+                f'hostname = "{hostname}"',
                 f'[[listen]]\nname = "smtp"\naddress = "{address}"',
                 '[access]\ntrusted_networks = ["127.0.0.0/8"]',
                 f'[relay]\nnext_hop = ["{next_hop}"]',
-                "[limits]\nconnections_per_client = 500",
+                f'[limits]\nconnections_per_client = 500\nmessage_size = "{message_size}"',
                 f'[log]\nlevel = "{level}"',
                 *milters,
                 extra,
