@@ -355,12 +355,8 @@ def parse(document: Mapping[str, Any], where: str, base: Path) -> Config:
         raise ConfigurationError(describe(error, Config, where)) from None
 
 
-def load(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Config:
+def load(path: Path | str) -> Config:
     """Read a file.
-
-    Args:
-        path: the file.
-        overrides: whole tables that take the place of those in the file.
 
     Raises:
         ConfigurationError: with one line for each mistake.
@@ -379,4 +375,4 @@ def load(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Config
         raise ConfigurationError([f"{path}: byte {error.start} is not UTF-8; TOML is UTF-8"]) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError([f"{path}: is not TOML: {error}"]) from None
-    return parse({**document, **(overrides or {})}, str(path), path.absolute().parent)
+    return parse(document, str(path), path.absolute().parent)

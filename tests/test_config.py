@@ -271,13 +271,6 @@ def test_what_is_no_configuration_file(tmp_path: Path) -> None:
         load(huge)
 
 
-def test_overrides_take_the_place_of_whole_tables(tmp_path: Path) -> None:
-    path = write(tmp_path, MILTER + '[log]\nlevel = "debug"')
-    config = load(path, {"milter": [{"address": "inet:127.0.0.1:1"}, {"address": "inet:127.0.0.1:2"}]})
-    assert [milter.name for milter in config.milter] == ["inet:127.0.0.1:1", "inet:127.0.0.1:2"]
-    assert config.log.level == "debug"
-
-
 def test_a_configuration_cannot_be_changed() -> None:
     config = parse({}, "test", Path())
     with pytest.raises(ValueError, match="frozen"):

@@ -1,1 +1,5 @@
 """The commands."""
+
+from milterchain.cli.app import main
+
+__all__ = ["main"]

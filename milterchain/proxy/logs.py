@@ -10,12 +10,19 @@ Keys: `session` names a connection, `queue_id` a message, `milter` who said it. 
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
-__all__ = ["Logger", "configure", "get_logger", "text"]
+from milterchain.chain.observer import Snapshot
+from milterchain.chain.verdict import Verdict
+from milterchain.errors import MilterError
+from milterchain.milter.flags import Command
+from milterchain.milter.messages import Modification
+
+__all__ = ["ChainLog", "Logger", "configure", "get_logger", "text"]
 
 Logger = FilteringBoundLogger
 
@@ -71,3 +78,47 @@ def configure(
     logging.basicConfig(level=max(least, logging.INFO), handlers=[handler], force=True)
     # aiosmtpd tells every command at INFO and message bodies at DEBUG; sessions are logged by ourselves.
     logging.getLogger("mail").setLevel(logging.WARNING)
+
+
+class ChainLog:
+    """A chain's observer that logs for one session.
+
+    Args:
+        log: bound to the session, and to the message while there is one.
+    """
+
+    def __init__(self, log: Logger) -> None:
+        self.log = log
+
+    def on_event(self, milter: str, event: Command, verdict: Verdict, seconds: float) -> None:
+        """Each answer, for debugging."""
+        self.log.debug(
+            "milter answered",
+            milter=milter,
+            stage=event.name.lower(),
+            verdict=verdict.kind.name.lower(),
+            milliseconds=round(seconds * 1000, 3),
+        )
+
+    def on_fault(self, milter: str, event: Command, error: MilterError, verdict: Verdict) -> None:
+        """A failure; its cause is here and nowhere else, as clients hear a general text."""
+        self.log.warning(
+            "milter failed",
+            milter=milter,
+            stage=event.name.lower(),
+            error=str(error),
+            instead=str(verdict.reply or verdict.kind.name.lower()),
+        )
+
+    def on_edits(
+        self,
+        milter: str,
+        before: Snapshot,  # noqa: ARG002
+        after: Snapshot,  # noqa: ARG002
+        edits: Sequence[Modification],
+        warnings: Sequence[str],
+    ) -> None:
+        """What was changed, in numbers; and what could not be done."""
+        self.log.info("message changed", milter=milter, edits=len(edits))
+        for warning in warnings:
+            self.log.warning("modification dropped", milter=milter, reason=warning)

@@ -24,7 +24,7 @@ RULE = AccessRule(
         ("U", "", False),
     ],
 )
-def test_trusted_clients(family: str, address: str, trusted: bool) -> None:
+def test_trusted_clients(family: str, address: str, *, trusted: bool) -> None:
     assert RULE.trusts(family, address) is trusted
 
 

@@ -1,0 +1,8 @@
+"""`python -m milterchain`."""
+
+from milterchain.cli import main
+
+__all__: list[str] = []
+
+if __name__ == "__main__":
+    main()

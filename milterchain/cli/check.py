@@ -1,0 +1,125 @@
+"""`milterchain check`: does everything that the configuration names answer?
+
+One row for each milter and next hop. All are asked at once; what cannot be used says why, with its address.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from milterchain.chain.plan import MilterPlan
+from milterchain.cli.output import console, safe, table
+from milterchain.config import Config, MilterConfig
+from milterchain.errors import MilterError
+from milterchain.milter.client import MilterSession
+from milterchain.milter.flags import Action, Protocol
+from milterchain.proxy.app import build_next_hops, milter_settings
+from milterchain.proxy.routes import HopStatus
+
+__all__ = ["Row", "check", "check_all"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What one of them answered.
+
+    Attributes:
+        kind: `milter` or `next hop`.
+        name: of the milter; empty for a next hop.
+        version: of the milter protocol; empty for a next hop and after a failure.
+        details: what was agreed on, or why it cannot be used.
+    """
+
+    kind: str
+    name: str
+    address: str
+    ok: bool
+    version: str
+    details: str
+    seconds: float
+
+
+async def _check_milter(milter: MilterConfig) -> Row:
+    start = time.perf_counter()
+    try:
+        session = await MilterSession.open(milter.address, MilterPlan(milter_settings(milter)).options)
+    except MilterError as error:
+        ok, version, details = False, "", str(error)
+    else:
+        agreed = session.negotiated
+        await session.quit()
+        ok, version = True, str(agreed.version)
+        details = f"actions: {_names(agreed.actions)}; protocol: {_names(agreed.protocol)}"
+    return Row(
+        kind="milter",
+        name=milter.name,
+        address=str(milter.address),
+        ok=ok,
+        version=version,
+        details=details,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _names(flags: Action | Protocol) -> str:
+    """The names of the bits, for people: `add_headers, change_body`; `none` if there are none."""
+    return ", ".join(str(flag.name).lower() for flag in type(flags) if flag in flags) or "none"
+
+
+def _next_hop(status: HopStatus) -> Row:
+    features = status.features
+    offers = (
+        []
+        if features is None
+        else [
+            *(["SMTPUTF8"] if features.smtputf8 else []),
+            *(["DSN"] if features.dsn else []),
+            *([f"SIZE {features.size}"] if features.size is not None else []),
+        ]
+    )
+    details = [status.greeting, f"offers {', '.join(offers)}" if offers else ""]
+    return Row(
+        kind="next hop",
+        name="",
+        address=status.hop,
+        ok=status.error is None,
+        version="",
+        details=str(status.error)
+        if status.error
+        else "; ".join(part for part in details if part) or "usable",
+        seconds=status.seconds,
+    )
+
+
+async def check_all(config: Config) -> tuple[Row, ...]:
+    """Ask all milters and next hops."""
+    hops = build_next_hops(config)
+    try:
+        async with asyncio.TaskGroup() as group:
+            milters = [group.create_task(_check_milter(milter)) for milter in config.milter]
+            probe = group.create_task(hops.probe())
+    finally:
+        await hops.close()
+    return (*(task.result() for task in milters), *(_next_hop(status) for status in probe.result()))
+
+
+def check(config: Config) -> bool:
+    """Ask all and print the table; whether all can be used."""
+    out = console()
+    with console(error=True).status("asking milters and next hops"):
+        rows = asyncio.run(check_all(config))
+    shown = table(out, "", "What", "Name", "Address", "Version", "Time", "Details")
+    for row in rows:
+        shown.add_row(
+            Text("ok", style="green") if row.ok else Text("FAILED", style="bold red"),
+            row.kind,
+            Text(safe(row.name)),
+            Text(safe(row.address)),
+            row.version,
+            f"{row.seconds * 1000:.1f} ms",
+            Text(safe(row.details)),
+        )
+    out.print(shown)
+    return all(row.ok for row in rows)

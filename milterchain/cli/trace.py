@@ -1,0 +1,275 @@
+"""`milterchain trace`: one message through the chain, and what each milter made of it.
+
+The milters hear and see what they would hear and see of this message in a real run. The next hop is not asked
+and nothing is relayed: every recipient counts as one that it took.
+"""
+
+import asyncio
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from email.utils import getaddresses
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path as FilePath
+from typing import Self
+
+import typer
+
+from milterchain.chain.client import ClientInfo
+from milterchain.chain.observer import Snapshot
+from milterchain.chain.session import ChainSession
+from milterchain.chain.verdict import CONTINUE, Kind, Verdict
+from milterchain.cli.output import console
+from milterchain.cli.trace_view import Change, Event, Result, show, show_json
+from milterchain.config import Config
+from milterchain.errors import HeaderLimitError, MilterError
+from milterchain.mail.canonical import canonical
+from milterchain.mail.diff import diff_envelopes, diff_messages
+from milterchain.mail.envelope import Envelope, Path
+from milterchain.mail.message import Message, parse_message
+from milterchain.milter.flags import Command, Family
+from milterchain.milter.messages import Modification
+from milterchain.proxy.app import build_chain
+from milterchain.proxy.logs import text
+from milterchain.proxy.queue_id import QueueIds
+from milterchain.proxy.received import Trace, received_header
+
+__all__ = ["Recorder", "TraceRequest", "trace", "trace_message"]
+
+_NAMES = {
+    Command.OPTNEG: "open",
+    Command.HEADER: "headers",
+    Command.END_OF_HEADERS: "end of headers",
+    Command.BODY: "body",
+    Command.END_OF_MESSAGE: "message",
+}
+"""Stages whose name is not the command's in lower case."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceRequest:
+    """What is to be sent, and who pretends to send it."""
+
+    message: Message
+    sender: Path
+    recipients: tuple[Path, ...]
+    client: ClientInfo
+    helo: bytes
+
+    @classmethod
+    def read(
+        cls, source: str, sender: str | None, recipients: Sequence[str] | None, client_addr: str, helo: str
+    ) -> Self:
+        """Read the message, and from it what was not given.
+
+        Raises:
+            typer.BadParameter: what was given cannot be used.
+        """
+        try:
+            address = ip_address(client_addr)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--client-addr") from None
+        try:
+            content = sys.stdin.buffer.read() if source == "-" else FilePath(source).read_bytes()
+            message = parse_message(canonical(content))
+        except OSError as error:
+            raise typer.BadParameter(f"{source}: {error.strerror}", param_hint="MESSAGE.eml") from None
+        except HeaderLimitError as error:
+            raise typer.BadParameter(f"{source}: {error}", param_hint="MESSAGE.eml") from None
+        return cls(
+            message=message,
+            sender=_path(sender) if sender is not None else next(_addresses(message, b"from"), Path(b"<>")),
+            recipients=tuple(_path(recipient) for recipient in recipients or ())
+            or tuple(_addresses(message, b"to", b"cc"))
+            or (Path(b"<postmaster>"),),
+            client=ClientInfo(
+                address=str(address), family=Family.INET if address.version == 4 else Family.INET6
+            ),
+            helo=helo.encode("utf-8", "surrogateescape"),
+        )
+
+
+def _path(address: str) -> Path:
+    return Path(b"<%b>" % address.removeprefix("<").removesuffix(">").encode("utf-8", "surrogateescape"))
+
+
+def _addresses(message: Message, *names: bytes) -> Iterator[Path]:
+    values = [
+        value.decode("utf-8", "replace") for name, value in message.milter_headers() if name.lower() in names
+    ]
+    return iter([_path(address) for _, address in getaddresses(values) if "@" in address])
+
+
+class Recorder:
+    """An observer that keeps everything.
+
+    Attributes:
+        recipient: the one that is being asked for.
+    """
+
+    def __init__(self, milters: Sequence[str]) -> None:
+        self.recipient: str | None = None
+        self.changes: list[Change] = []
+        self._order = {name: index for index, name in enumerate(milters)}
+        self._stages: list[tuple[str, str | None]] = []
+        self._events: list[Event] = []
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """All answers, by stage as they came, and by milter as configured."""
+        return tuple(
+            sorted(
+                self._events,
+                key=lambda event: (
+                    self._stages.index((event.stage, event.recipient)),
+                    self._order[event.milter],
+                ),
+            )
+        )
+
+    def on_event(self, milter: str, event: Command, verdict: Verdict, seconds: float) -> None:
+        """Keep an answer."""
+        self._add(milter, event, verdict, seconds=seconds)
+
+    def on_fault(self, milter: str, event: Command, error: MilterError, verdict: Verdict) -> None:
+        """Keep a failure."""
+        self._add(milter, event, verdict, error=str(error))
+
+    def on_edits(
+        self,
+        milter: str,
+        before: Snapshot,
+        after: Snapshot,
+        edits: Sequence[Modification],  # noqa: ARG002 - what they did is what counts
+        warnings: Sequence[str],
+    ) -> None:
+        """Keep what changed."""
+        self.changes.append(
+            Change(
+                milter=milter,
+                envelope=diff_envelopes(before.envelope, after.envelope),
+                message=diff_messages(before.message, after.message),
+                warnings=tuple(warnings),
+            )
+        )
+
+    def _add(
+        self,
+        milter: str,
+        event: Command,
+        verdict: Verdict,
+        *,
+        seconds: float | None = None,
+        error: str | None = None,
+    ) -> None:
+        stage = _NAMES.get(event, event.name.lower())
+        recipient = self.recipient if event is Command.RCPT else None
+        if (stage, recipient) not in self._stages:
+            self._stages.append((stage, recipient))
+        self._events.append(
+            Event(
+                stage=stage,
+                recipient=recipient,
+                milter=milter,
+                verdict=verdict.kind.name.lower(),
+                reply=str(verdict.reply) if verdict.reply else None,
+                seconds=seconds,
+                error=error,
+            )
+        )
+
+
+async def trace_message(config: Config, request: TraceRequest) -> Result:
+    """Send the message through the chain of a configuration."""
+    recorder = Recorder([milter.name for milter in config.milter])
+    session = build_chain(config, recorder).session(request.client)
+    try:
+        verdict, stage, envelope = await _converse(config, request, session, recorder)
+    finally:
+        session.abort()
+        await session.close()
+        request.message.close()
+    return Result(
+        events=recorder.events,
+        changes=tuple(recorder.changes),
+        verdict=verdict.kind.name.lower() if verdict.decides else "accept",
+        stage=stage,
+        milter=verdict.milter,
+        reply=str(verdict.reply) if verdict.reply else None,
+        quarantine=None if verdict.quarantine is None else text(verdict.quarantine),
+        sender=text(envelope.sender.bracketed),
+        recipients=tuple(text(path.bracketed) for path in envelope.recipients),
+    )
+
+
+async def _converse(
+    config: Config, request: TraceRequest, session: ChainSession, recorder: Recorder
+) -> tuple[Verdict, str, Envelope]:
+    """The dialogue up to where a verdict ends it; the verdict, its stage, and the envelope at the end."""
+    envelope = Envelope(request.sender)
+    queue_id = QueueIds()()
+    begin = (
+        ("connect", session.connect),
+        ("helo", partial(session.helo, request.helo, esmtp=True)),
+        ("mail", partial(session.mail, request.sender, queue_id)),
+    )
+    for stage, ask in begin:
+        if (verdict := await ask()).decides:
+            return verdict, stage, envelope
+    verdict = CONTINUE
+    for recipient in request.recipients:
+        recorder.recipient = text(recipient.bare)
+        verdict = await session.rcpt(recipient)
+        if verdict.kind in {Kind.DISCARD, Kind.SHUTDOWN}:
+            break
+        if not verdict.decides:
+            envelope = envelope.with_recipient(recipient)
+    if verdict.kind in {Kind.DISCARD, Kind.SHUTDOWN} or not envelope.recipients:
+        return verdict, "rcpt", envelope
+    if (verdict := await session.data()).decides:
+        return verdict, "data", envelope
+    return await _content(_traced(config, request, queue_id, envelope), envelope, session)
+
+
+async def _content(
+    message: Message, envelope: Envelope, session: ChainSession
+) -> tuple[Verdict, str, Envelope]:
+    outcome = await session.content(message, envelope)
+    if outcome.message.body is not message.body:
+        outcome.message.close()
+    verdict, hold = outcome.verdict, outcome.quarantine
+    if not verdict.decides and hold is not None:
+        verdict = replace(verdict, milter=hold.milter, quarantine=hold.reason)
+    return verdict, "message", outcome.envelope
+
+
+def _traced(config: Config, request: TraceRequest, queue_id: bytes, envelope: Envelope) -> Message:
+    """The message with the Received header that a real run would add."""
+    if not config.relay.received:
+        return request.message.with_own_received(None)
+    recipients = envelope.recipients
+    return request.message.with_own_received(
+        received_header(
+            Trace(
+                helo=request.helo,
+                client_name=request.client.name,
+                client_address=request.client.address,
+                hostname=config.hostname.encode("ascii"),
+                protocol=b"ESMTP",
+                queue_id=queue_id,
+                recipient=recipients[0].bare if len(recipients) == 1 else None,
+            )
+        )
+    )
+
+
+def trace(config: Config, request: TraceRequest, *, json: bool = False) -> bool:
+    """Trace and print; whether all milters worked."""
+    result = asyncio.run(trace_message(config, request))
+    out = console()
+    if json:
+        show_json(out, result)
+    else:
+        show(out, result)
+    return not result.faults

@@ -1,0 +1,223 @@
+"""The application: a configuration becomes listeners, milters and next hops; it starts, drains and stops.
+
+`App` is one proxy. `run_proxy` runs one until SIGTERM or SIGINT: then it takes no more connections, lets open
+messages come to their end for `DRAIN` seconds, and stops. A second signal stops it at once.
+"""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Final, Self
+
+from milterchain.chain.observer import Observer
+from milterchain.chain.session import Chain
+from milterchain.chain.settings import DefaultAction, MilterSettings
+from milterchain.config import Config, MilterConfig
+from milterchain.config_types import ListenAddress
+from milterchain.errors import ConfigurationError
+from milterchain.proxy.access import AccessRule
+from milterchain.proxy.logs import configure, get_logger
+from milterchain.proxy.pool import PoolOptions
+from milterchain.proxy.relay import NextHops, RelayOptions
+from milterchain.proxy.session import ProxySession
+from milterchain.proxy.transaction import Services
+from milterchain.smtp.client_options import ClientOptions
+from milterchain.smtp.handler import SessionHandler, SessionInfo
+from milterchain.smtp.options import Listener, ServerOptions
+from milterchain.smtp.server import SMTPServer
+
+__all__ = ["DRAIN", "App", "build_chain", "build_next_hops", "milter_settings", "run", "run_proxy", "serve"]
+
+DRAIN: Final = 60.0
+"""Seconds that open messages have after SIGTERM; below the 90 after which systemd kills."""
+
+FIRST_LOOK: Final = 3.0
+"""Seconds that the start may wait for the next hops to say what they offer."""
+
+
+def milter_settings(milter: MilterConfig) -> MilterSettings:
+    """What the chain needs to know of one milter."""
+    return MilterSettings(
+        name=milter.name,
+        endpoint=milter.address,
+        default_action=DefaultAction(milter.default_action),
+        connect_timeout=milter.connect_timeout,
+        command_timeout=milter.command_timeout,
+        content_timeout=milter.content_timeout,
+        # There never was a version 5; 4 is all that a peer can mean by it.
+        version=4 if milter.protocol == 5 else milter.protocol,
+        header_index=milter.header_index,
+        on_rejected_recipient=milter.on_rejected_recipient,
+        pipeline=milter.pipeline,
+        macros=milter.macros,
+    )
+
+
+def build_chain(config: Config, observer: Observer | None = None) -> Chain:
+    """The milters of a configuration."""
+    return Chain(
+        [milter_settings(milter) for milter in config.milter],
+        hostname=config.hostname.encode("ascii"),
+        message_timeout=config.limits.message_timeout,
+        observer=observer,
+    )
+
+
+def build_next_hops(config: Config) -> NextHops:
+    """The next hops of a configuration; they need a running loop."""
+    relay = config.relay
+    client = ClientOptions(
+        hello=config.hostname.encode("ascii"),
+        connect_timeout=relay.connect_timeout,
+        greeting_timeout=relay.command_timeout,
+        hello_timeout=relay.command_timeout,
+        command_timeout=relay.command_timeout,
+        data_initiation_timeout=relay.command_timeout,
+        data_done_timeout=relay.data_done_timeout,
+    )
+    options = RelayOptions(
+        client=client,
+        pool=PoolOptions(open_timeout=2 * relay.connect_timeout),
+        on_refused_added_recipient=relay.on_refused_added_recipient,
+    )
+    return NextHops(relay.next_hop, options)
+
+
+def server_options(config: Config) -> ServerOptions:
+    """What the front end allows. The number of connections is not limited for trusted clients."""
+    limits = config.limits
+    return ServerOptions(
+        hostname=config.hostname.encode("ascii"),
+        message_size=limits.message_size,
+        recipients=limits.recipients,
+        connections=limits.connections,
+        connections_per_client=limits.connections_per_client,
+        unlimited_clients=config.access.trusted_networks,
+        command_timeout=limits.command_timeout,
+        errors=limits.errors,
+        received_hops=limits.received_hops,
+    )
+
+
+def _listener(name: str, address: ListenAddress) -> Listener:
+    if address.path is not None:
+        return Listener(name=name, path=str(address.path))
+    return Listener(name=name, host=address.host, port=address.port)
+
+
+class App:
+    """One proxy, as an async context manager: it listens inside, and leaving stops it at once.
+
+    Attributes:
+        config: what it does.
+        addresses: where it listens, with the ports that the system chose.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.addresses: tuple[Listener, ...] = ()
+        self._next_hops = build_next_hops(config)
+        self._services = Services(
+            chain=build_chain(config),
+            next_hops=self._next_hops,
+            access=AccessRule(config.access.trusted_networks, config.access.relay_domains),
+            hostname=config.hostname.encode("ascii"),
+            message_timeout=config.limits.message_timeout,
+            received=config.relay.received,
+            on_quarantine="reject" if config.quarantine.action == "reject" else "tempfail",
+        )
+        self._server = SMTPServer(self._session, server_options(config))
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigurationError: an address cannot be listened on.
+        """
+        await self._look_at_next_hops()
+        listeners = [_listener(listen.name, listen.address) for listen in self.config.listen]
+        try:
+            self.addresses = await self._server.start(listeners)
+        except OSError as error:
+            raise ConfigurationError([f"cannot listen on {error.strerror}"]) from error
+
+    async def drain(self, within: float = DRAIN) -> None:
+        """Take no more connections, let open messages come to their end, and stop."""
+        await self._server.drain(within)
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Stop now. May be called again."""
+        await self._server.close()
+        await self._next_hops.close()
+
+    async def _look_at_next_hops(self) -> None:
+        """Learn what can be offered to the first clients; a next hop that is not there yet is no failure."""
+        log = get_logger()
+        try:
+            async with asyncio.timeout(FIRST_LOOK):
+                for status in await self._next_hops.probe():
+                    if status.error is not None:
+                        log.warning("next hop does not answer", hop=status.hop, error=str(status.error))
+        except TimeoutError:
+            log.warning("next hops do not answer in time")
+
+    def _session(self, info: SessionInfo) -> SessionHandler:
+        return ProxySession(info, self._services)
+
+
+async def serve(config: Config, ready: Callable[[App], None] | None = None) -> None:
+    """Run a proxy until a signal, then drain it; a second signal ends that."""
+    log = get_logger()
+    signals: asyncio.Queue[str] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number.name)
+    app = App(config)
+    try:
+        await app.start()
+        log.info("listening", addresses=[str(address) for address in app.addresses])
+        if ready is not None:
+            ready(app)
+        log.info("stopping", signal=await signals.get(), within=DRAIN)
+        async with asyncio.TaskGroup() as group:
+            drain = group.create_task(app.drain())
+            again = group.create_task(signals.get())
+            await asyncio.wait([drain, again], return_when=asyncio.FIRST_COMPLETED)
+            drain.cancel()
+            again.cancel()
+    finally:
+        await app.stop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+    log.info("stopped")
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run on uvloop where there is one."""
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with suppress(ImportError):
+        import uvloop  # noqa: PLC0415 - not on every platform
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
+
+
+def run_proxy(config: Config) -> None:
+    """`milterchain run`.
+
+    Raises:
+        ConfigurationError: an address cannot be listened on.
+    """
+    configure(config.log.format, config.log.level, sys.stderr)
+    run(serve(config))

@@ -1,0 +1,166 @@
+"""One SMTP session: what the server asks is answered by the chain and by the transaction that is open.
+
+A verdict at connect or HELO stands for the session (or until the next HELO); `chain.verdict` knows what it
+means for each part of the dialogue. What a milter refuses is logged once, where it is refused.
+"""
+
+from milterchain.chain.client import ClientInfo
+from milterchain.chain.session import ChainSession
+from milterchain.chain.verdict import (
+    Kind,
+    Verdict,
+    banner_reply,
+    helo_reply,
+    mail_reply,
+    minimal_ehlo,
+    unknown_reply,
+)
+from milterchain.mail.envelope import Path
+from milterchain.mail.message import Message
+from milterchain.mail.replies import Reply
+from milterchain.milter.flags import Family
+from milterchain.proxy.logs import ChainLog, get_logger, text
+from milterchain.proxy.transaction import Origin, Services, Transaction
+from milterchain.smtp.handler import Features, Parameters, SessionInfo
+
+__all__ = ["ProxySession", "client_info"]
+
+
+class ProxySession:
+    """A `SessionHandler`.
+
+    Attributes:
+        minimal_ehlo: a milter has refused the client for good.
+    """
+
+    def __init__(self, info: SessionInfo, services: Services) -> None:
+        self.minimal_ehlo = False
+        self._services = services
+        self._log = get_logger().bind(session=services.queue_ids().decode("ascii"))
+        self._client = client_info(info)
+        self._chain_log = ChainLog(self._log)
+        self._chain: ChainSession = services.chain.session(self._client, observer=self._chain_log)
+        self._trusted = services.access.trusts(info.family, info.address)
+        self._address = f"{info.address}:{info.port}" if info.port else info.address
+        self._helo_name = b""
+        self._esmtp = False
+        self._transaction: Transaction | None = None
+        self._messages = 0
+
+    def features(self) -> Features:
+        """What the next hop was last seen to offer."""
+        return self._services.next_hops.features or Features()
+
+    async def connect(self) -> Reply | None:
+        """Ask the milters about the client."""
+        verdict = await self._chain.connect()
+        self.minimal_ehlo = minimal_ehlo(verdict)
+        self._tell("connect", verdict)
+        return banner_reply(verdict, self._services.hostname)
+
+    async def helo(self, name: bytes, esmtp: bool) -> Reply | None:  # noqa: FBT001 - positional by contract
+        """Ask the milters about the name, unless the client is refused anyway."""
+        if not self._helo_name:
+            self._log.info("client", client=self._address, helo=text(name))
+        self._helo_name, self._esmtp = name, esmtp
+        refused_before = self._chain.standing.decides
+        verdict = await self._chain.helo(name, esmtp=esmtp)
+        if not refused_before:
+            self._tell("helo", verdict)
+        self.minimal_ehlo = minimal_ehlo(verdict)
+        return helo_reply(verdict)
+
+    async def mail(self, path: Path, params: Parameters) -> Reply | None:
+        """Begin a transaction, if no refusal stands; the next hop is not asked yet."""
+        if self._chain.standing.decides:
+            return mail_reply(self._chain.standing)
+        queue_id = self._services.queue_ids()
+        log = self._chain_log.log = self._log.bind(queue_id=queue_id.decode("ascii"))
+        verdict = await self._chain.mail(path, queue_id)
+        if verdict.decides and verdict.kind is not Kind.DISCARD:
+            self._tell("mail", verdict, sender=text(path.bare))
+            return verdict.reply
+        origin = Origin(
+            client=self._client,
+            trusted=self._trusted,
+            helo=self._helo_name,
+            protocol=_protocol(self._esmtp, params),
+            queue_id=queue_id,
+        )
+        self._transaction = Transaction(self._services, self._chain, origin, path, log)
+        if verdict.kind is Kind.DISCARD:
+            self._transaction.discard(verdict)
+        return None
+
+    async def rcpt(self, path: Path, params: Parameters) -> Reply | None:  # noqa: ARG002 - in `path.args` too
+        """Ask for one recipient."""
+        return await self._open.rcpt(path)
+
+    async def data(self) -> Reply | None:
+        """Ask the milters whether the message may come."""
+        return await self._open.data()
+
+    async def message(self, message: Message) -> Reply:
+        """Bring the message through the milters to the next hop."""
+        transaction, self._transaction = self._open, None
+        self._messages += 1
+        try:
+            return await transaction.message(message)
+        finally:
+            self._chain_log.log = self._log
+
+    async def unknown(self, line: bytes) -> Reply | None:
+        """Ask the milters about a line that is no command."""
+        if self._chain.standing.decides:
+            return None
+        verdict = await self._chain.unknown(line)
+        self._tell("unknown", verdict)
+        return unknown_reply(verdict)
+
+    async def reset(self) -> None:
+        """End the transaction without a message."""
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:
+            await transaction.abort()
+        self._chain_log.log = self._log
+
+    async def close(self) -> None:
+        """Let go of all that the session holds."""
+        try:
+            await self.reset()
+        finally:
+            await self._chain.close()
+        # A load balancer that looks whether somebody is there is nothing to tell of.
+        tell = self._log.info if self._helo_name else self._log.debug
+        tell("disconnect", client=self._address, messages=self._messages)
+
+    @property
+    def _open(self) -> Transaction:
+        assert self._transaction is not None, "the server takes no RCPT or DATA without MAIL"
+        return self._transaction
+
+    def _tell(self, stage: str, verdict: Verdict, **more: object) -> None:
+        if verdict.decides:
+            reply = str(verdict.reply) if verdict.reply else verdict.kind.name.lower()
+            self._chain_log.log.info(
+                "refused", stage=stage, client=self._address, milter=verdict.milter, reply=reply, **more
+            )
+
+
+def client_info(info: SessionInfo) -> ClientInfo:
+    """What the milters are told of the client."""
+    return ClientInfo(
+        address=info.address,
+        port=info.port,
+        family=Family(ord(info.family)),
+        local_address=info.local_address,
+        local_port=info.local_port,
+        daemon_name=info.listener.encode("utf-8"),
+    )
+
+
+def _protocol(esmtp: bool, params: Parameters) -> bytes:  # noqa: FBT001
+    """What the Received header calls the protocol (RFC 3848, RFC 6531 section 4.3)."""
+    if not esmtp:
+        return b"SMTP"
+    return b"UTF8SMTP" if b"SMTPUTF8" in params else b"ESMTP"

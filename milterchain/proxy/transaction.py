@@ -1,0 +1,248 @@
+"""One SMTP transaction: recipients, then the message, through the milters to the next hop.
+
+For each recipient: the access rule, then the next hop, live, then the milters. After the final dot: our
+Received header, the milters, the next hop. The client hears of success only when the next hop took the
+message (or a milter discarded it); what is in doubt is answered 4xx.
+
+The next hop hears of a recipient before the milters do. What they then refuse, or change in the envelope, is
+put right when the message is sent: the next hop gets the envelope as it is in the end.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from milterchain.chain.client import ClientInfo
+from milterchain.chain.pipeline import ContentOutcome
+from milterchain.chain.session import Chain, ChainSession
+from milterchain.chain.verdict import Kind, Verdict
+from milterchain.errors import NextHopError
+from milterchain.mail.envelope import Envelope, Path
+from milterchain.mail.message import Message
+from milterchain.mail.replies import Reply
+from milterchain.milter.flags import Family
+from milterchain.proxy.access import AccessRule
+from milterchain.proxy.logs import Logger, text
+from milterchain.proxy.queue_id import QueueIds
+from milterchain.proxy.received import Trace, received_header
+from milterchain.proxy.relay import NextHops
+from milterchain.proxy.relay_replies import failure_reply
+
+__all__ = ["Origin", "Services", "Transaction"]
+
+_OK: Final = Reply.of(250, "2.0.0 Ok")
+_TOO_LATE: Final = Reply.of(451, "4.4.2 Processing takes too long - try again later")
+_HELD: Final = {
+    "tempfail": Reply.of(451, "4.7.1 Message held for inspection - try again later"),
+    "reject": Reply.of(550, "5.7.1 Message refused"),
+}
+
+_LOGGED_RECIPIENTS: Final = 20
+"""Recipients that the summary of a message names; their number is always there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What all sessions share.
+
+    Attributes:
+        message_timeout: seconds for milters and next hop together, after the final dot.
+        received: whether our Received header is added.
+        on_quarantine: what a milter's wish to hold a message becomes, as this version cannot hold any.
+    """
+
+    chain: Chain
+    next_hops: NextHops
+    access: AccessRule
+    hostname: bytes
+    queue_ids: QueueIds = field(default_factory=QueueIds)
+    message_timeout: float = 540.0
+    received: bool = True
+    on_quarantine: Literal["tempfail", "reject"] = "tempfail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a message comes from.
+
+    Attributes:
+        trusted: whether the client may send to anybody.
+        helo: the name that it gave, as typed.
+        protocol: what the Received header calls the protocol.
+        queue_id: what the message is called here.
+    """
+
+    client: ClientInfo
+    trusted: bool
+    helo: bytes
+    protocol: bytes
+    queue_id: bytes
+
+
+class Transaction:
+    """From MAIL to the reply to the message.
+
+    Args:
+        services: what all sessions share.
+        chain: the session's milters, which have accepted MAIL.
+        origin: where the message comes from.
+        sender: the argument of MAIL.
+        log: bound to session and queue id.
+    """
+
+    def __init__(
+        self, services: Services, chain: ChainSession, origin: Origin, sender: Path, log: Logger
+    ) -> None:
+        self._services = services
+        self._chain = chain
+        self._origin = origin
+        self._envelope = Envelope(sender)
+        self._log = log
+        self._hop = services.next_hops.begin(sender)
+        self._discarded_by: str | None = None
+        self._since = time.monotonic()
+
+    def discard(self, verdict: Verdict) -> None:
+        """A milter wants the message to vanish: from now on all is answered with success."""
+        self._discarded_by = verdict.milter or "?"
+
+    async def rcpt(self, path: Path) -> Reply | None:
+        """Ask the access rule, the next hop and the milters for one recipient, in this order."""
+        refusal = None if self._origin.trusted else self._services.access.refuse(path)
+        if refusal is not None:
+            return await self._rcpt_refused(path, refusal, "access rule")
+        if self._discarded_by is not None:
+            self._envelope = self._envelope.with_recipient(path)
+            return None
+        try:
+            reply = await self._hop.rcpt(path)
+        except NextHopError as error:
+            self._log.warning("next hop failed", stage="rcpt", error=str(error))
+            return await self._rcpt_refused(path, failure_reply(error), "next hop")
+        if not reply.positive:
+            return await self._rcpt_refused(path, reply, "next hop")
+        verdict = await self._chain.rcpt(path)
+        if verdict.kind is Kind.DISCARD:
+            self.discard(verdict)
+        elif verdict.decides:
+            self._refused("rcpt", verdict.reply, verdict.milter, recipient=text(path.bare))
+            return verdict.reply
+        self._envelope = self._envelope.with_recipient(path)
+        return reply
+
+    async def _rcpt_refused(self, path: Path, reply: Reply, source: str) -> Reply:
+        self._refused("rcpt", reply, None, by=source, recipient=text(path.bare))
+        if self._discarded_by is None:
+            await self._chain.rcpt_refused(path, reply)
+        return reply
+
+    async def data(self) -> Reply | None:
+        """Ask the milters whether the message may come."""
+        if self._discarded_by is not None:
+            return None
+        verdict = await self._chain.data()
+        if verdict.kind is Kind.DISCARD:
+            self.discard(verdict)
+        elif verdict.decides:
+            self._refused("data", verdict.reply, verdict.milter)
+            return verdict.reply
+        return None
+
+    async def message(self, message: Message) -> Reply:
+        """Bring the message through the milters to the next hop, within the time for both."""
+        try:
+            async with asyncio.timeout(self._services.message_timeout):
+                return await self._through(message)
+        except TimeoutError:
+            return self._summary(message, self._envelope, _TOO_LATE, "timed out")
+        finally:
+            await self.abort()
+
+    async def _through(self, message: Message) -> Reply:
+        if self._discarded_by is not None:
+            return self._summary(message, self._envelope, _OK, "discarded", milter=self._discarded_by)
+        traced = message.with_own_received(self._received() if self._services.received else None)
+        outcome = await self._chain.content(traced, self._envelope)
+        try:
+            return await self._decide(message, outcome)
+        finally:
+            if outcome.message.body is not message.body:
+                outcome.message.close()
+
+    async def _decide(self, message: Message, outcome: ContentOutcome) -> Reply:
+        verdict = outcome.verdict
+        if verdict.kind is Kind.DISCARD:
+            return self._summary(message, self._envelope, _OK, "discarded", milter=verdict.milter)
+        if verdict.decides:
+            assert verdict.reply is not None, "a verdict that refuses says how"
+            return self._summary(
+                message, self._envelope, verdict.reply, verdict.kind.name.lower(), milter=verdict.milter
+            )
+        if outcome.quarantine is not None:
+            hold = outcome.quarantine
+            reply = _HELD[self._services.on_quarantine]
+            return self._summary(
+                message, self._envelope, reply, "not held", milter=hold.milter, reason=text(hold.reason)
+            )
+        if not outcome.envelope.recipients:
+            return self._summary(message, outcome.envelope, _OK, "discarded: no recipient is left")
+        changed_by = [report.milter for report in outcome.reports if report.edits]
+        return await self._relay(outcome.message, outcome.envelope, changed_by)
+
+    async def _relay(self, message: Message, envelope: Envelope, changed_by: Sequence[str]) -> Reply:
+        try:
+            delivery = await self._hop.send(envelope, message)
+        except NextHopError as error:
+            return self._summary(message, envelope, failure_reply(error), "next hop failed", error=str(error))
+        reply = delivery.reply
+        for path, refusal in delivery.refused:
+            self._log.warning(
+                "added recipient refused", recipient=text(path.bare), reply=str(refusal), hop=delivery.hop
+            )
+        result = "relayed" if reply.positive else "refused by next hop"
+        return self._summary(message, envelope, reply, result, hop=delivery.hop, changed_by=changed_by)
+
+    async def abort(self) -> None:
+        """End the transaction for milters and next hop; after the message this changes nothing for them."""
+        self._chain.abort()
+        await self._hop.abort()
+
+    def _received(self) -> bytes:
+        origin = self._origin
+        recipients = self._envelope.recipients
+        return received_header(
+            Trace(
+                helo=origin.helo,
+                client_name=origin.client.name,
+                client_address="" if origin.client.family is Family.UNIX else origin.client.address,
+                hostname=self._services.hostname,
+                protocol=origin.protocol,
+                queue_id=origin.queue_id,
+                recipient=recipients[0].bare if len(recipients) == 1 else None,
+            )
+        )
+
+    def _refused(self, stage: str, reply: Reply | None, milter: str | None, **more: object) -> None:
+        self._log.info("refused", stage=stage, reply=str(reply), milter=milter, **more)
+
+    def _summary(
+        self, message: Message, envelope: Envelope, reply: Reply, result: str, **more: object
+    ) -> Reply:
+        """Log the one line that tells what became of a message."""
+        recipients = envelope.recipients
+        self._log.info(
+            "message",
+            result=result,
+            sender=text(envelope.sender.bare),
+            recipients=[text(path.bare) for path in recipients[:_LOGGED_RECIPIENTS]],
+            recipient_count=len(recipients),
+            size=message.size,
+            client=self._origin.client.address,
+            helo=text(self._origin.helo),
+            reply=str(reply),
+            seconds=round(time.monotonic() - self._since, 3),
+            **more,
+        )
+        return reply
