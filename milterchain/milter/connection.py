@@ -125,9 +125,9 @@ class Connection:
         elif isinstance(message, Macros):
             self._may_define_macros()
         else:
+            self.advance(message.code)
             if isinstance(message, OptNeg):
                 self._offer = message
-            self.advance(message.code)
         return encode_packet(message.code, payload)
 
     def advance(self, command: int, count: int = 1) -> None:
