@@ -22,8 +22,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, stop_after_delay
-from tenacity import wait_exponential_jitter as backoff
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential,
+    wait_random,
+)
 
 from milterchain.errors import (
     NextHopClosedError,
@@ -160,7 +166,7 @@ class NextHops:
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(NextHopConnectError),
             stop=stop_after_attempt(OPEN_ATTEMPTS) | stop_after_delay(OPEN_ROUNDS_WITHIN),
-            wait=backoff(initial=0.1, max=1.0, jitter=0.1),
+            wait=wait_exponential(multiplier=0.1, max=1.0) + wait_random(0, 0.1),
             reraise=True,
         ):
             with attempt:
