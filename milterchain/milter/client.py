@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Self, cast
 
@@ -24,11 +25,11 @@ from milterchain.errors import (
     RemoteProtocolError,
 )
 from milterchain.milter.connection import MAX_RESPONSE, Connection
-from milterchain.milter.content import Content, ContentResult, Exchange, MacroValues, Outcome
+from milterchain.milter.content import Content, ContentResult, Exchange, MacroValues, Outcome, encode_macros
 from milterchain.milter.endpoint import Endpoint
 from milterchain.milter.flags import ALL_ACTIONS, ALL_PROTOCOL, DATA_SIZE_64K, Action, Command, Protocol
 from milterchain.milter.link import MilterLink, reason
-from milterchain.milter.messages import AnyCommand, AnyResponse, Macros, OptNeg, Progress, Quit, Reply
+from milterchain.milter.messages import AnyCommand, AnyResponse, OptNeg, Progress, Quit, Reply
 from milterchain.milter.negotiation import Negotiated, Offer
 from milterchain.milter.state import PIPELINED, RESPONSES, Role
 
@@ -36,6 +37,11 @@ __all__ = ["ClientOptions", "Content", "ContentResult", "MilterSession"]
 
 _CONTENT = PIPELINED | {Command.OPTNEG, Command.MACRO}
 _NO_MACROS: MacroValues = MappingProxyType({})
+
+
+@lru_cache
+def _offer(version: int, actions: Action, protocol: Protocol, max_data: int) -> OptNeg:
+    return Offer(version=version, actions=actions, protocol=protocol, max_data=max_data).message()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +77,7 @@ class ClientOptions:
 
     def offer(self) -> OptNeg:
         """The first packet."""
-        return Offer(
-            version=self.version, actions=self.actions, protocol=self.protocol, max_data=self.max_data
-        ).message()
+        return _offer(self.version, self.actions, self.protocol, self.max_data)
 
 
 _DEFAULT = ClientOptions()
@@ -261,12 +265,9 @@ class MilterSession(MilterLink):
         except MilterError as error:
             self._fail(error)
             return
-        outcome = self._outcome
-        if outcome is not None:
-            if outcome.result is not None or not connection.outstanding:
-                self._wake()
-            self._acknowledge()
-        elif self._waiter is not None:
+        if self._outcome is not None and (self._outcome.over() or not connection.outstanding):
+            self._wake()
+        elif self._waiter is not None or self._outcome is not None:
             self._acknowledge()
 
     # `Exchange` calls these
@@ -329,7 +330,7 @@ class MilterSession(MilterLink):
         if not negotiated.knows(code):
             return
         try:
-            packet = connection.send(Macros(code, tuple(macros))) if macros else b""
+            packet = encode_macros(code, macros, negotiated.max_data) if macros else b""
             if code not in negotiated.declined:
                 packet += connection.send(command)
         except RemoteProtocolError as error:

@@ -21,7 +21,6 @@ from milterchain.milter.framing import encode_packet
 from milterchain.milter.messages import (
     AnyResponse,
     Continue,
-    Macros,
     Modification,
     Quarantine,
     ReplaceBody,
@@ -31,7 +30,16 @@ from milterchain.milter.messages import (
 from milterchain.milter.negotiation import Negotiated
 from milterchain.milter.state import FINAL
 
-__all__ = ["Content", "ContentResult", "Exchange", "Link", "MacroValues", "Outcome", "encode_header"]
+__all__ = [
+    "Content",
+    "ContentResult",
+    "Exchange",
+    "Link",
+    "MacroValues",
+    "Outcome",
+    "encode_header",
+    "encode_macros",
+]
 
 _FLUSH = 128 * 1024
 """Bytes that are collected before they are written: an ordinary message goes out in one write."""
@@ -185,6 +193,25 @@ def encode_header(name: bytes, value: bytes, *, leading_space: bool, limit: int)
     return b"%bL%b\0%b\0" % ((size + 1).to_bytes(4, "big"), name, value)
 
 
+def encode_macros(command: int, values: Sequence[tuple[bytes, bytes]], limit: int) -> bytes:
+    """The packet of the macros for a command.
+
+    Args:
+        command: its code.
+        values: name and value, in the spelling that travels; at least one.
+        limit: the longest payload.
+
+    Raises:
+        LocalProtocolError: too long, or a NUL inside.
+    """
+    payload = b"%c%b\0" % (command, b"\0".join([string for pair in values for string in pair]))
+    if payload.count(b"\0") != 2 * len(values):
+        raise LocalProtocolError("NUL inside a macro")
+    if len(payload) > limit:
+        raise LocalProtocolError(f"macros of {len(payload)} bytes, {limit} are the most")
+    return encode_packet(Command.MACRO, payload)
+
+
 class Exchange:
     """Sends one message's content until its outcome is known."""
 
@@ -253,7 +280,7 @@ class Exchange:
     def _macros(self, stage: Command, macros: MacroValues) -> None:
         values = macros.get(stage)
         if values:
-            packet = self._connection.send(Macros(stage, tuple(values)))
+            packet = encode_macros(stage, values, self._negotiated.max_data)
             self._parts.append(packet)
             self._size += len(packet)
 

@@ -182,7 +182,7 @@ class Negotiated:
         return self.answered.isdisjoint((Command.HEADER, Command.END_OF_HEADERS, Command.BODY))
 
 
-def _max_data(protocol: Protocol) -> int:
+def _max_data(protocol: int) -> int:
     return next((size for bit, size in _SIZES if protocol & bit), DATA_SIZE_64K)
 
 
@@ -206,11 +206,11 @@ def negotiate_as_mta(offer: OptNeg, answer: OptNeg) -> Negotiated:
         raise NegotiationError(
             f"the milter wants actions {excess:#x} that were not offered ({int(offer.actions):#x})"
         )
-    sizes = offer.protocol & answer.protocol & _SIZE_BITS
+    sizes = int(offer.protocol) & int(answer.protocol) & int(_SIZE_BITS)
     return Negotiated(
         version=answer.version,
         actions=answer.actions,
-        protocol=(answer.protocol & ALL_PROTOCOL) | sizes,
+        protocol=Protocol((int(answer.protocol) & int(ALL_PROTOCOL)) | sizes),
         max_data=_max_data(sizes),
         macros=answer.macros,
     )

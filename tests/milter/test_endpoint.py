@@ -1,0 +1,75 @@
+import asyncio
+import socket
+
+import pytest
+
+from milterchain.milter.endpoint import Endpoint, parse_endpoint
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint", "canonical"),
+    [
+        ("inet:127.0.0.1:11332", Endpoint(host="127.0.0.1", port=11332), "inet:127.0.0.1:11332"),
+        ("inet:localhost:1", Endpoint(host="localhost", port=1), "inet:localhost:1"),
+        ("inet:11332@localhost", Endpoint(host="localhost", port=11332), "inet:localhost:11332"),
+        ("inet6:::1:65535", Endpoint(host="::1", port=65535, family="inet6"), "inet6:[::1]:65535"),
+        ("inet6:[::1]:25", Endpoint(host="::1", port=25, family="inet6"), "inet6:[::1]:25"),
+        ("inet6:25@::1", Endpoint(host="::1", port=25, family="inet6"), "inet6:[::1]:25"),
+        ("inet:25@[::1]", Endpoint(host="::1", port=25), "inet:[::1]:25"),
+        ("unix:/run/m.sock", Endpoint(path="/run/m.sock"), "unix:/run/m.sock"),
+        ("local:/run/a:b@c", Endpoint(path="/run/a:b@c"), "unix:/run/a:b@c"),
+    ],
+)
+def test_addresses(text, endpoint, canonical):
+    assert parse_endpoint(text) == endpoint
+    assert str(endpoint) == canonical
+    assert parse_endpoint(canonical) == endpoint
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "is no milter address; write inet:HOST:PORT"),
+        ("localhost:25", "is no milter address"),
+        ("/run/m.sock", "is no milter address"),
+        ("unix:run/m.sock", "begins with /"),
+        ("local:", "begins with /"),
+        ("inet:25", "names no host"),
+        ("inet::25", "names no host"),
+        ("inet:25@", "names no host"),
+        ("inet:[]:25", "names no host"),
+        ("inet:host:", "the port is a number from 1 to 65535"),
+        ("inet:host:0", "the port is a number"),
+        ("inet:host:65536", "the port is a number"),
+        ("inet:host:x", "the port is a number"),
+        ("inet:host:²", "the port is a number"),
+        ("inet:x@host", "the port is a number"),
+    ],
+)
+def test_what_is_no_address(text, error):
+    with pytest.raises(ValueError, match=error):
+        parse_endpoint(text)
+
+
+async def test_a_unix_socket(tmp_path):
+    path = str(tmp_path / "s")
+    server = await asyncio.get_running_loop().create_unix_server(asyncio.Protocol, path)
+    async with server:
+        transport, _ = await Endpoint(path=path).connect(asyncio.Protocol)
+        transport.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "family"), [("127.0.0.1", "inet"), ("::1", "inet"), ("::1", "inet6"), ("localhost", "inet")]
+)
+async def test_a_tcp_port(host, family):
+    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        transport, _ = await Endpoint(host=host, port=port, family=family).connect(asyncio.Protocol)
+        transport.close()
+
+
+async def test_inet6_does_not_take_ipv4():
+    with pytest.raises(socket.gaierror):
+        await Endpoint(host="127.0.0.1", port=1, family="inet6").connect(asyncio.Protocol)
