@@ -260,7 +260,8 @@ class Exchange:
             return
         self._macros(Command.END_OF_MESSAGE, macros)
         await self._put(Command.END_OF_MESSAGE, _END_OF_MESSAGE)
-        await self._flush()
+        if self._parts:
+            await self._flush()
 
     async def _headers(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         # Before the first write: nothing is half sent if one header cannot be sent at all.

@@ -51,23 +51,52 @@ def test_what_is_no_address(text, error):
         parse_endpoint(text)
 
 
-async def test_a_unix_socket(tmp_path):
-    path = str(tmp_path / "s")
-    server = await asyncio.get_running_loop().create_unix_server(asyncio.Protocol, path)
-    async with server:
-        transport, _ = await Endpoint(path=path).connect(asyncio.Protocol)
+class Lost(asyncio.Protocol):
+    """Tells when its connection is gone, which it hurries."""
+
+    def __init__(self):
+        self.lost = asyncio.Event()
+
+    def connection_made(self, transport):
         transport.close()
+
+    def connection_lost(self, exc):
+        self.lost.set()
+
+
+async def connects(endpoint, peers):
+    _, protocol = await endpoint.connect(Lost)
+    await protocol.lost.wait()
+    async with asyncio.timeout(5):
+        while not peers:
+            await asyncio.sleep(0)
+        await peers[0].lost.wait()
+
+
+def factory(peers):
+    def peer():
+        peers.append(Lost())
+        return peers[-1]
+
+    return peer
+
+
+async def test_a_unix_socket(tmp_path):
+    path, peers = str(tmp_path / "s"), []
+    server = await asyncio.get_running_loop().create_unix_server(factory(peers), path)
+    async with server:
+        await connects(Endpoint(path=path), peers)
 
 
 @pytest.mark.parametrize(
     ("host", "family"), [("127.0.0.1", "inet"), ("::1", "inet"), ("::1", "inet6"), ("localhost", "inet")]
 )
 async def test_a_tcp_port(host, family):
-    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, 0)
+    peers = []
+    server = await asyncio.get_running_loop().create_server(factory(peers), host, 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        transport, _ = await Endpoint(host=host, port=port, family=family).connect(asyncio.Protocol)
-        transport.close()
+        await connects(Endpoint(host=host, port=port, family=family), peers)
 
 
 async def test_inet6_does_not_take_ipv4():
