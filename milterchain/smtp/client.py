@@ -210,9 +210,9 @@ class SMTPClient(asyncio.Protocol):
         self._arm(exchange.within)
         self._write(block)
         (reply,) = await self._answered(exchange)
-        self.in_doubt = False
         if 300 <= reply.code < 400:
             raise self._fail(NextHopProtocolError(f"answered the content with {reply}"))
+        self.in_doubt = False
         return reply
 
     def quit(self) -> None:

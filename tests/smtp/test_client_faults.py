@@ -155,6 +155,7 @@ async def test_a_positive_reply_of_the_wrong_kind(step: str, code: int) -> None:
         await transaction(client)
         with pytest.raises(NextHopProtocolError, match=f"{code} what"):
             await client.data([b"x\r\n"])
+        assert client.in_doubt == (step == ".")
         await unusable(client, NextHopProtocolError)
 
 
