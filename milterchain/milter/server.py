@@ -18,9 +18,9 @@ from typing import Self
 
 from milterchain.errors import MilterConnectError
 from milterchain.milter.endpoint import Endpoint, parse_endpoint
-from milterchain.milter.handler import Milter
-from milterchain.milter.serving import ServerOptions, ServerSession
-from milterchain.milter.sockets import UnixSocketFile
+from milterchain.milter.filter import Milter
+from milterchain.milter.server_session import ServerOptions, ServerSession
+from milterchain.milter.server_sockets import UnixSocketFile
 
 __all__ = ["Listener", "MilterServer", "ServerOptions"]
 

@@ -7,8 +7,8 @@ sockets. Each is a plain `Milter`: a method for each event that it needs, nothin
 import re
 from collections.abc import Mapping
 
+from milterchain.milter.filter import Milter, reply
 from milterchain.milter.flags import Action, Protocol, Stage
-from milterchain.milter.handler import Milter, reply
 from milterchain.milter.messages import Connect, Reply
 from milterchain.milter.modifier import Modifier
 

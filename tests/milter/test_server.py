@@ -15,8 +15,8 @@ from milterchain.errors import (
     WrongStageError,
 )
 from milterchain.milter.endpoint import Endpoint
+from milterchain.milter.filter import Milter, reply
 from milterchain.milter.flags import ALL_ACTIONS, Action, Command, Protocol, Stage
-from milterchain.milter.handler import Milter, reply
 from milterchain.milter.messages import (
     Abort,
     Accept,

@@ -9,8 +9,8 @@ from milterchain.errors import MilterError
 from milterchain.milter.client import ClientOptions, MilterSession
 from milterchain.milter.content import Content
 from milterchain.milter.endpoint import Endpoint
+from milterchain.milter.filter import Milter, reply
 from milterchain.milter.flags import ALL_ACTIONS, Command, Family, Protocol
-from milterchain.milter.handler import Milter, reply
 from milterchain.milter.messages import (
     Abort,
     Accept,

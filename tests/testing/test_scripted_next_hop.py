@@ -61,7 +61,7 @@ async def test_a_message_by_smtplib():
     (message,) = hop.messages
     assert hop.accepted == session.messages == [message]
     assert message.sender == b"a@x.test"
-    assert message.mail == b"mail FROM:<a@x.test> size=24 body=8bitmime"
+    assert message.mail.lower() == b"mail from:<a@x.test> size=24 body=8bitmime"
     assert message.recipients == (b"b@x.test",)
     assert message.data == b"Subject: x\r\n\r\n.dot\r\n..\r\n"
     assert message.raw == b"Subject: x\r\n\r\n..dot\r\n...\r\n"

@@ -15,8 +15,8 @@ from typing import Any
 
 from milterchain.errors import LocalProtocolError, MilterClosedError, MilterError
 from milterchain.milter.connection import Connection, Event
+from milterchain.milter.filter import Milter
 from milterchain.milter.flags import Command, Protocol
-from milterchain.milter.handler import Milter
 from milterchain.milter.macros import MacroStore
 from milterchain.milter.messages import (
     Continue,
