@@ -8,6 +8,7 @@ printed first.
 import contextlib
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -47,11 +48,21 @@ def wait_for(condition: Callable[[], T], what: str, timeout: float = READY_TIMEO
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that nobody listens on now.
+
+    It is below those that the kernel gives to outgoing connections: one of these could otherwise take
+    the port of a server that is being restarted.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(10_000, lowest) if lowest > 11_000 else 0
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            found: int = probe.getsockname()[1]
+            return found
 
 
 def answers(address: str) -> bool:

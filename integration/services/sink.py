@@ -1,8 +1,8 @@
 """An SMTP server that takes everything and writes down what it got, byte for byte.
 
 Run as a program it listens, and appends one JSON line per message to DIRECTORY/index.jsonl: envelope
-with parameters, size, SHA-256 of the whole and of the body, the message's Postfix queue id.  The
-bytes themselves go to DIRECTORY/N.eml unless `--index-only` is given.
+with parameters, size, SHA-256 of the whole and of the body, names of the headers, the message's
+Postfix queue id.  The bytes themselves go to DIRECTORY/N.eml unless `--index-only` is given.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from integration.services.process import Run, Service, answers, free_port, wait_
 
 FEATURES = (b"PIPELINING", b"SIZE 104857600", b"8BITMIME", b"ENHANCEDSTATUSCODES", b"SMTPUTF8", b"DSN")
 QUEUE_ID = re.compile(rb"^Received:[^\r]*(?:\r\n[ \t][^\r]*)*?with \w+ id (\w+)", re.MULTILINE)
+NAME = re.compile(rb"^([!-9;-~]+)[ \t]*:", re.MULTILINE)
 END = b"\r\n.\r\n"
 
 
@@ -43,6 +44,7 @@ class _Store:
             "sha256": hashlib.sha256(content).hexdigest(),
             "body_sha256": hashlib.sha256(body).hexdigest(),
             "queue_id": queue_id[1].decode() if queue_id else "",
+            "headers": [name.decode("latin-1") for name in NAME.findall(head)],
         }
         self._index.write(json.dumps(record) + "\n")
         self._index.flush()
@@ -121,6 +123,7 @@ class Received:
     sha256: str
     body_sha256: str
     queue_id: str
+    headers: list[str]
 
 
 @dataclass(slots=True)
