@@ -24,10 +24,11 @@ PARTS = {
     "milterchain.milter.endpoint": "milter.endpoint",
     "milterchain.milter.client*": "milter.client",
     "milterchain.milter.content*": "milter.client",
-    "milterchain.milter.session*": "milter.client",
+    "milterchain.milter.link": "milter.client",
     "milterchain.milter.server*": "milter.server",
-    "milterchain.milter.filter*": "milter.server",
-    "milterchain.milter.modifier*": "milter.server",
+    "milterchain.milter.filter": "milter.server",
+    "milterchain.milter.modifier": "milter.server",
+    "milterchain.milter": "milter",
     "milterchain.milter*": "milter.core",
     "milterchain.mail*": "mail",
     "milterchain.chain*": "chain",
@@ -35,6 +36,7 @@ PARTS = {
     "milterchain.proxy.nexthop": "nexthop",
     "milterchain.proxy*": "proxy",
     "milterchain.cli*": "cli",
+    "milterchain.__main__": "cli",
     "milterchain.testing*": "testing",
 }
 
@@ -45,8 +47,9 @@ ALLOWED = {
     "milter.endpoint": "errors milter.core",
     "milter.client": "errors milter.core milter.endpoint",
     "milter.server": "errors milter.core milter.endpoint",
+    "milter": "errors milter.core milter.endpoint milter.client milter.server",
     "mail": "errors milter.core",
-    "chain": "errors milter.core milter.endpoint milter.client mail",
+    "chain": "package errors milter.core milter.endpoint milter.client mail",
     "smtp": "package errors mail",
     "nexthop": "errors smtp mail",
     "config": "errors milter.core milter.endpoint nexthop",
@@ -61,7 +64,7 @@ ALLOWED = {
     ),
     "testing": "errors milter.core milter.endpoint milter.client milter.server mail chain smtp",
 }
-"""What each part may import, besides itself."""
+"""What each part may import, besides itself. `milter` is the package's front, for users of the library."""
 
 SANS_IO = {"milter.core", "mail", "errors", "config", "nexthop"}
 """Parts that open no connection and start no task."""

@@ -4,6 +4,9 @@
 Colours only on a terminal, and not with `NO_COLOR`. Records of the standard library's logging take the same
 way.
 
+At `info` there is one line for each message, and one for each refusal before that; sessions as such are told
+of at `debug` only, so that health probes say nothing. Failures are warnings.
+
 Keys: `session` names a connection, `queue_id` a message, `milter` who said it. Bytes are shown by `text`.
 """
 
@@ -119,6 +122,6 @@ class ChainLog:
         warnings: Sequence[str],
     ) -> None:
         """What was changed, in numbers; and what could not be done."""
-        self.log.info("message changed", milter=milter, edits=len(edits))
+        self.log.debug("message changed", milter=milter, edits=len(edits))
         for warning in warnings:
             self.log.warning("modification dropped", milter=milter, reason=warning)

@@ -61,7 +61,7 @@ class ProxySession:
     async def helo(self, name: bytes, esmtp: bool) -> Reply | None:  # noqa: FBT001 - positional by contract
         """Ask the milters about the name, unless the client is refused anyway."""
         if not self._helo_name:
-            self._log.info("client", client=self._address, helo=text(name))
+            self._log.debug("client", client=self._address, helo=text(name))
         self._helo_name, self._esmtp = name, esmtp
         refused_before = self._chain.standing.decides
         verdict = await self._chain.helo(name, esmtp=esmtp)
@@ -130,9 +130,7 @@ class ProxySession:
             await self.reset()
         finally:
             await self._chain.close()
-        # A load balancer that looks whether somebody is there is nothing to tell of.
-        tell = self._log.info if self._helo_name else self._log.debug
-        tell("disconnect", client=self._address, messages=self._messages)
+        self._log.debug("disconnect", client=self._address, messages=self._messages)
 
     @property
     def _open(self) -> Transaction:
