@@ -163,15 +163,13 @@ class NextHops:
         """
         if not fresh and (lane := self._order()[0].kept()) is not None:
             return lane
-        async for attempt in AsyncRetrying(
+        opening = AsyncRetrying(
             retry=retry_if_exception_type(NextHopConnectError),
             stop=stop_after_attempt(OPEN_ATTEMPTS) | stop_after_delay(OPEN_ROUNDS_WITHIN),
             wait=wait_exponential(multiplier=0.1, max=1.0) + wait_random(0, 0.1),
             reraise=True,
-        ):
-            with attempt:
-                return await self._round(fresh=fresh)
-        raise AssertionError("tenacity reraises")
+        )
+        return await opening(self._round, fresh=fresh)
 
     def rest(self, hop: str) -> None:
         """Prefer other hops for a while."""
@@ -223,7 +221,7 @@ class _Transaction:
                 self._replace(lane, error)
                 continue
             except BaseException:
-                self._drop()
+                self._drop(lane)
                 raise
             if accepts(reply):
                 self._accepted.append(path)
@@ -238,12 +236,12 @@ class _Transaction:
                 delivery = await self._deliver(lane, envelope, message)
             except (NextHopClosedError, NextHopProtocolError) as error:
                 if lane.final:
-                    self._drop()
+                    self._drop(lane)
                     raise
                 self._replace(lane, error)
                 continue
             except BaseException:
-                self._drop()
+                self._drop(lane)
                 raise
             await self.abort()
             return delivery
@@ -259,14 +257,13 @@ class _Transaction:
             self._lane = await self._hops.lane(fresh=self._replacements > 0)
         return self._lane
 
-    def _drop(self) -> None:
-        lane, self._lane = self._lane, None
-        if lane is not None:
-            lane.drop()
+    def _drop(self, lane: Lane) -> None:
+        self._lane = None
+        lane.drop()
 
     def _replace(self, lane: Lane, error: NextHopError) -> None:
         """Go on without this lane, unless too many have been lost."""
-        self._drop()
+        self._drop(lane)
         if self._replacements:
             self._hops.rest(lane.hop)
         if self._replacements >= REPLACEMENTS:

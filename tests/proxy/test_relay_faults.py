@@ -15,7 +15,7 @@ from milterchain.errors import (
 from milterchain.mail.envelope import Envelope, Path
 from milterchain.mail.message import Message, parse_message
 from milterchain.mail.replies import Reply
-from milterchain.proxy.nexthop import SMTPHop
+from milterchain.proxy.nexthop import DiscardHop, SMTPHop
 from milterchain.proxy.pool import PoolOptions
 from milterchain.proxy.relay import NextHops, RelayOptions
 from milterchain.proxy.relay_replies import failure_reply
@@ -167,6 +167,15 @@ async def test_a_hop_that_keeps_dying_makes_room_for_the_next(message: Message) 
             assert (await send(hops, message)).hop == second.next_hop
         assert len(first.connections) == 2
         assert len(second.connections) == 1
+        await hops.close()
+
+
+async def test_a_hop_that_keeps_dying_makes_room_for_a_local_one(message: Message) -> None:
+    async with ScriptedNextHop({"RCPT": Close()}) as first:
+        hops = NextHops([SMTPHop("127.0.0.1", first.port), DiscardHop()])
+        transaction = hops.begin(SENDER)
+        assert (await transaction.rcpt(ONE)).code == 250
+        assert (await transaction.send(Envelope(SENDER, (ONE,)), message)).hop == "discard:"
         await hops.close()
 
 
