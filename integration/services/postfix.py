@@ -51,6 +51,7 @@ message_drop_headers =
 smtp_line_length_limit = 0
 smtputf8_enable = yes
 enable_long_queue_ids = yes
+enable_original_recipient = no
 message_size_limit = 104857600
 mailbox_size_limit = 0
 queue_minfree = 0
