@@ -63,6 +63,7 @@ class ServerOptions:
 
     Attributes:
         connections: how many at most; more are closed at once. Postfix opens one for each SMTP session.
+        negotiation_timeout: seconds until an MTA has offered its options, which it does at once.
         idle_timeout: seconds that an MTA may be silent. SMTP clients may be slow, and MTAs do not say that
             they are waiting; libmilter's default is the same.
         handler_timeout: seconds that one event may take in the filter; Postfix waits 300 s in the content
@@ -73,6 +74,7 @@ class ServerOptions:
     """
 
     connections: int = 1000
+    negotiation_timeout: float = 30
     idle_timeout: float = 7210
     handler_timeout: float = 300
     write_timeout: float = 60
@@ -190,7 +192,10 @@ class ServerSession:
             self._busy = False
             if connection.state is State.CLOSED or self._may_leave():
                 return
-            self._deadline.set(self._options.idle_timeout)
+            if connection.negotiated is None:
+                self._deadline.set(self._options.negotiation_timeout)
+            else:
+                self._deadline.set(self._options.idle_timeout)
             self._acknowledge()
             data = await self._reader.read(_READ_SIZE)
             if not data:

@@ -470,8 +470,10 @@ class TestLife:
         assert first.events == [CONNECT, b"mx", ("mail", b"<>", ()), "abort", "close"]
         assert second.events == [CONNECT, None, "close"]
 
-    async def test_a_silent_mta_is_left(self, caplog):
-        async with serving(Milter, idle_timeout=0.01) as mta:
+    @pytest.mark.parametrize("negotiate", [False, True])
+    async def test_a_silent_mta_is_left(self, negotiate, caplog):
+        name = "idle_timeout" if negotiate else "negotiation_timeout"
+        async with serving(Milter, negotiate=negotiate, **{name: 0.01}) as mta:
             assert await mta.closed() == b""
         assert "took too long" in caplog.text
 
