@@ -279,11 +279,10 @@ class SMTPClient(asyncio.Protocol):
                 else:
                     await self._loop.create_connection(lambda: self, *address)
         except TimeoutError as error:
-            raise NextHopConnectError(
-                f"no connection to {address} within {self._options.connect_timeout:g} s"
-            ) from error
+            seconds = self._options.connect_timeout
+            raise NextHopConnectError(f"no connection to {_show(address)} within {seconds:g} s") from error
         except (OSError, UnicodeError) as error:  # UnicodeError: a name that no resolver can be asked for
-            raise NextHopConnectError(f"no connection to {address}: {_reason(error)}") from error
+            raise NextHopConnectError(f"no connection to {_show(address)}: {_reason(error)}") from error
 
     async def _greeted(self) -> Reply:
         assert self._welcome is not None
@@ -394,6 +393,13 @@ class SMTPClient(asyncio.Protocol):
             return
         what = "take the content" if self._streaming else "answer"
         self._fail(NextHopTimeoutError(f"did not {what} in time"))
+
+
+def _show(address: Address) -> str:
+    if isinstance(address, str):
+        return address
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _reason(error: Exception) -> str:

@@ -297,8 +297,13 @@ async def test_no_connection() -> None:
         await SMTPClient.open(address)
     with pytest.raises(NextHopConnectError, match="no connection to /nonexistent/socket"):
         await SMTPClient.open("/nonexistent/socket")
-    with pytest.raises(NextHopConnectError, match="no connection to"):
+    with pytest.raises(NextHopConnectError, match=r"no connection to a+\.invalid:25: "):
         await SMTPClient.open(("a" * 80 + ".invalid", 25))
+    with (
+        refusing_address("::1") as address,
+        pytest.raises(NextHopConnectError, match=r"\[::1\]:\d+: .*refused"),
+    ):
+        await SMTPClient.open(address)
 
 
 async def test_closing() -> None:
