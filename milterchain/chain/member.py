@@ -55,6 +55,7 @@ class Member:
 
     __slots__ = (
         "_closed",
+        "_in_content",
         "_line",
         "_observer",
         "_picture",
@@ -75,6 +76,7 @@ class Member:
         self._observer = observer
         self._session: MilterSession | None = None
         self._closed = False
+        self._in_content = False
         self._line = Line(self._run)
         self._picture = Picture()
         self._reply: asyncio.Future[Reply] | None = None
@@ -130,6 +132,9 @@ class Member:
     def quit(self) -> None:
         """Say good-bye once the reply that is due has come."""
         self._closing()
+        if self._in_content:
+            self.drop()  # no good-bye in the middle of a message
+            return
         self.abort()
         self._line.submit(Step(Quit()))
 
@@ -254,7 +259,8 @@ class Member:
         except MilterError as error:
             return self._fail(error, event.code)
         if reply is None:
-            self._knows(step)
+            if session.negotiated.wants(event.code):
+                self._knows(step)
             return CONTINUE
         if self._observer is not None:
             step.started = time.monotonic()
@@ -374,6 +380,7 @@ class Member:
             return Heard(verdict=self.standing if session is None else CONTINUE)
         started = time.monotonic() if self._observer is not None else 0.0
         self._skipping = None
+        self._in_content = True
         try:
             result = await send_content(session, self.plan, message, values, deadline)
         except MilterError as error:
@@ -383,6 +390,8 @@ class Member:
         except BaseException:
             self.drop()
             raise
+        finally:
+            self._in_content = False
         judged = verdict_of(result.reply, result.stage, self.name)
         if isinstance(judged, Fault):
             verdict = self._refuse(result.reply, result.stage, judged)

@@ -1,6 +1,8 @@
 """A laboratory: scripted milters on real sockets, and sessions of a chain of them."""
 
 import contextlib
+import functools
+import operator
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,8 +11,10 @@ from milterchain.chain.client import ClientInfo
 from milterchain.chain.pipeline import ContentOutcome
 from milterchain.chain.session import Chain, ChainSession
 from milterchain.chain.settings import MilterSettings
+from milterchain.chain.verdict import Kind, Verdict
 from milterchain.mail.envelope import Envelope, Path
 from milterchain.mail.message import parse_message
+from milterchain.mail.replies import Reply
 from milterchain.milter.endpoint import parse_endpoint
 from milterchain.milter.flags import ALL_ACTIONS, Family, Protocol
 from milterchain.milter.messages import OptNeg
@@ -28,6 +32,13 @@ CLIENT = ClientInfo(
 )
 SENDER = Path(b"<sender@a.test>", (b"SIZE=10",))
 RAW = b"Received: from x\r\nSubject:  hello\r\nMessage-ID: <1@a.test>\r\n\r\nbody\r\nmore\r\n"
+
+
+def summary(verdict: Verdict) -> str:
+    """A verdict in a few letters: c, d, or the reply."""
+    if verdict.reply is not None:
+        return str(verdict.reply)
+    return {Kind.CONTINUE: "c", Kind.DISCARD: "d"}[verdict.kind]
 
 
 class Lab:
@@ -90,9 +101,50 @@ class Lab:
         return parse_message(raw)
 
     @staticmethod
-    def wants(protocol: Protocol = Protocol(0), *, version: int = 6, macros=None) -> OptNeg:
+    def wants(*bits: Protocol, version: int = 6, macros=None) -> OptNeg:
         """An answer to the option negotiation."""
+        protocol = functools.reduce(operator.or_, bits, Protocol(0))
         return OptNeg(version=version, actions=ALL_ACTIONS, protocol=protocol, macros=macros or {})
+
+    async def play(self, session: ChainSession, steps: str) -> list[str]:
+        """Go through a session: what each step is told.
+
+        Steps: C, H, M, R and a digit, X and a digit (a recipient that the next hop refused), T, E (content),
+        U, A (RSET), Q.
+        """
+        return [await self._step(session, step) for step in steps.split()]
+
+    async def _step(self, session: ChainSession, step: str) -> str:  # noqa: C901 - a table in disguise
+        path = Path(b"<r%b@b.test>" % step[1:].encode())
+        match step[0]:
+            case "C":
+                verdict = await session.connect()
+            case "H":
+                verdict = await session.helo(b"client.test", True)
+            case "M":
+                self.envelope = Envelope(SENDER)
+                verdict = await session.mail(SENDER, b"Q1")
+            case "R":
+                verdict = await session.rcpt(path)
+                if not verdict.decides or verdict.kind is Kind.DISCARD:
+                    self.envelope = self.envelope.with_recipient(path)
+            case "X":
+                await session.rcpt_refused(path, Reply.of(550, "5.1.1 no such user"))
+                return ""
+            case "T":
+                verdict = await session.data()
+            case "E":
+                self.outcome = await session.content(parse_message(RAW), self.envelope)
+                verdict = self.outcome.verdict
+            case "U":
+                verdict = await session.unknown(b"FOO bar")
+            case "A":
+                session.abort()
+                return ""
+            case _:
+                await session.close()
+                return ""
+        return summary(verdict)
 
 
 @pytest.fixture
