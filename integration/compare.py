@@ -78,6 +78,11 @@ class Side:
         wait_for(lambda: len(self.sink.received()) > before, f"{sample.name} arrives behind {self.address}")
         return Passage(outcome, self.arrival(self.sink.received()[before]))
 
+    def arrived_since(self, before: int) -> list[Arrival]:
+        """Wait for the queue to run empty, and return what came after the first `before` messages."""
+        self.postfix.wait_until_empty()
+        return [self.arrival(received) for received in self.sink.received()[before:]]
+
     def arrival(self, received: Received) -> Arrival:
         """A message without what differs by nature."""
         content = self.sink.content(received)

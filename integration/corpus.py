@@ -157,8 +157,9 @@ def body_samples() -> Iterator[Sample]:
 def line_end_samples() -> Iterator[Sample]:
     """Line ends that SMTP does not have; both sides normalise them."""
     bodies = {
-        # No line of one dot: Postfix leaves such a line out when one of its ends is bare.
-        "bare-lf": b"one\ntwo\r\nthree\n\n.x\nfour\n..\r\n",
+        # No dot after a bare LF: Postfix takes it off, though a sender that counts CRLF as the only line
+        # end did not add it; milterchain leaves it.
+        "bare-lf": b"one\ntwo\r\n..three\n\nx.\nfour\n\r\n",
         "bare-cr": b"one\rtwo\r\nthree\r\r\nfour\r\n\rfive\r\n",
         "bare-mixed": b"a\n\rb\r\n\r\r\n\n\r\nend\r\n",
     }

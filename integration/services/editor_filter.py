@@ -4,7 +4,8 @@ Run by Debian's /usr/bin/python3: `editor_filter.py NAME SOCKET [--leading-space
 The name of this file matters: a script called milter.py would shadow the extension module.
 
 - A header `X-NAME-Edit: [OP, ARGUMENT...]` (JSON, one per edit) becomes an edit at the end of the message.
-- A sender `verdict-STAGE-WHAT@...` or a HELO name `verdict-helo-WHAT...` gets that verdict at that stage.
+- A sender `verdict-NAME-STAGE-WHAT@...` or a HELO name `verdict-NAME-helo-WHAT...` gets that verdict at
+  that stage.
 - Every message gets `X-NAME-Seen` with a digest of exactly what this filter was told about it.
 """
 
@@ -39,6 +40,12 @@ parser.add_argument("--sleep-mail", type=float, default=0)
 options = parser.parse_args()
 
 
+def asked(label):
+    """The stage and the verdict that a label asks this filter for."""
+    parts = label.split("-")
+    return tuple(parts[2:]) if parts[:2] == ["verdict", options.name] else ("", "")
+
+
 class Editor(Milter.Base):
     """One SMTP session."""
 
@@ -47,10 +54,7 @@ class Editor(Milter.Base):
         self.begin("", ())
 
     def begin(self, sender, parameters):
-        self.verdict = ("", "")
-        local = sender.strip("<>").partition("@")[0]
-        if local.startswith("verdict-"):
-            self.verdict = tuple(local.split("-")[1:3])
+        self.verdict = asked(sender.strip("<>").partition("@")[0])
         self.edits = []
         self.recipients = []
         self.envelope = [[sender, *parameters]]
@@ -76,8 +80,7 @@ class Editor(Milter.Base):
         return Milter.CONTINUE
 
     def hello(self, name):
-        if name.startswith("verdict-helo-"):
-            self.verdict = ("helo", name.split(".")[0].split("-")[2])
+        self.verdict = asked(name.partition(".")[0])
         return self.judge("helo")
 
     def envfrom(self, sender, *parameters):
