@@ -5,7 +5,34 @@ from typing import Final
 
 from milterchain.mail.replies import Reply
 
-__all__ = ["KNOWN_COMMANDS"]
+__all__ = [
+    "BYE",
+    "CANNOT_VERIFY",
+    "FAILED",
+    "GO_AHEAD",
+    "HELO_FIRST",
+    "HELP",
+    "KNOWN_COMMANDS",
+    "LINE_TOO_LONG",
+    "MAIL_FIRST",
+    "NESTED_MAIL",
+    "NOT_SYNCHRONIZED",
+    "NO_RECIPIENTS",
+    "OK",
+    "RCPT_FIRST",
+    "RECIPIENT_OK",
+    "REFUSED",
+    "SENDER_OK",
+    "SHUTTING_DOWN",
+    "TIMED_OUT",
+    "TOO_LARGE",
+    "TOO_MANY_CONNECTIONS",
+    "TOO_MANY_ERRORS",
+    "TOO_MANY_RECIPIENTS",
+    "TOO_MUCH_DATA",
+    "UNKNOWN",
+    "UNUSABLE",
+]
 
 OK: Final = Reply.of(250, "2.0.0 Ok")
 SENDER_OK: Final = Reply.of(250, "2.1.0 Ok")

@@ -65,6 +65,7 @@ class SMTPSession(Channel):
             return
         self._info = info
         super().connection_made(transport)
+        self._deadline = None  # it is the handler's turn
         assert self._handler_coroutine is not None
         # Not in the coroutine itself: one that is cancelled before its first step never runs.
         self._handler_coroutine.add_done_callback(self._finished)
@@ -87,6 +88,9 @@ class SMTPSession(Channel):
             await self._converse(self._dialogue)
         except OSError:
             pass  # the client is gone
+        except Exception:
+            _logger.exception("a session failed")
+            self._farewell = answers.UNUSABLE
         finally:
             self._hang_up()
             await _close(handler)
@@ -168,11 +172,9 @@ class SMTPSession(Channel):
         await self._flush()
         return not dialogue.over
 
-    def _finished(self, task: "asyncio.Task[None]") -> None:
+    def _finished(self, _: "asyncio.Task[None]") -> None:
         self._hang_up()
         self._owner.forget(self)
-        if not task.cancelled() and task.exception() is not None:
-            _logger.error("a session failed", exc_info=task.exception())
 
 
 async def _close(handler: SessionHandler) -> None:
