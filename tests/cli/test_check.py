@@ -1,0 +1,79 @@
+"""`milterchain check`: a row for each milter and next hop, and the exit code."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+from milterchain.milter.flags import Action, Protocol
+from milterchain.milter.messages import OptNeg
+from milterchain.testing import ScriptedMilter, ScriptedNextHop, refusing_address
+
+
+def write(directory: Path, *lines: str) -> Path:
+    path = directory / "milterchain.toml"
+    path.write_text("\n".join(lines))
+    return path
+
+
+async def test_all_is_well(command: Any, tmp_path: Path) -> None:
+    answer = OptNeg(version=6, actions=Action.ADD_HEADERS | Action.QUARANTINE, protocol=Protocol.NO_BODY)
+    async with (
+        ScriptedMilter(negotiate=answer) as milter,
+        ScriptedMilter(unix_path=tmp_path / "m.sock") as other,
+        ScriptedNextHop() as hop,
+    ):
+        path = write(
+            tmp_path,
+            f'[[milter]]\nname = "one"\naddress = "{milter.endpoint}"',
+            '[[milter]]\nname = "two"\naddress = "unix:m.sock"',
+            f'[relay]\nnext_hop = ["{hop.next_hop}", "discard:", "maildir:mail"]',
+        )
+        code, out, err = await command("check", "-c", path)
+    assert (code, err) == (0, "")
+    title, one, two, smtp, discard, maildir = out.splitlines()
+    assert title.split() == ["What", "Name", "Address", "Version", "Time", "Details"]
+    assert one.split()[:5] == ["ok", "milter", "one", milter.endpoint, "6"]
+    assert "actions: add_headers, quarantine; protocol: no_body" in one
+    assert two.split()[:4] == ["ok", "milter", "two", other.endpoint]
+    assert smtp.split()[:4] == ["ok", "next", "hop", hop.next_hop]
+    assert "next-hop.test" in smtp
+    assert "DSN" in smtp
+    assert discard.startswith("ok")
+    assert maildir.startswith("ok")
+    # It says QUIT, and nothing of a message.
+    assert (await milter.wait_closed()).codes == "OQ"
+    assert hop.connections[0].verbs == "EHLO QUIT"
+
+
+async def test_what_fails_says_why(command: Any, tmp_path: Path) -> None:
+    with refusing_address() as (host, port):
+        path = write(
+            tmp_path,
+            f'[[milter]]\nname = "refuses"\naddress = "inet:{host}:{port}"',
+            '[[milter]]\nname = "missing"\naddress = "unix:none.sock"',
+            f'[relay]\nnext_hop = ["smtp:{host}:{port}"]',
+        )
+        code, out, _ = await command("check", "-c", path)
+    assert code == 1
+    _, refuses, missing, hop = out.splitlines()
+    assert all(line.startswith("FAILED") for line in (refuses, missing, hop))
+    assert errno.errorcode[errno.ECONNREFUSED] in refuses
+    assert errno.errorcode[errno.ENOENT] in missing
+    assert f"{tmp_path}/none.sock" in missing
+
+
+async def test_what_is_no_milter_is_named(command: Any) -> None:
+    async with ScriptedMilter(banner=b"220 mail.example ESMTP\r\n") as milter, ScriptedNextHop() as hop:
+        code, out, _ = await command("check", "--milter", milter.endpoint, "--next-hop", hop.next_hop)
+    assert code == 1
+    assert "SMTP" in out
+
+
+async def test_flags_take_the_place_of_what_the_file_says(command: Any, tmp_path: Path) -> None:
+    path = write(tmp_path, '[[milter]]\naddress = "unix:none.sock"', "[relay]\nreceived = false")
+    async with ScriptedMilter() as milter:
+        code, out, _ = await command(
+            "check", "-c", path, "--milter", milter.endpoint, "--next-hop", "discard:"
+        )
+    assert code == 0
+    assert len(out.splitlines()) == 3
