@@ -299,11 +299,10 @@ async def test_no_connection() -> None:
         await SMTPClient.open("/nonexistent/socket")
     with pytest.raises(NextHopConnectError, match=r"no connection to a+\.invalid:25: "):
         await SMTPClient.open(("a" * 80 + ".invalid", 25))
-    with (
-        refusing_address("::1") as address,
-        pytest.raises(NextHopConnectError, match=r"\[::1\]:\d+: .*refused"),
-    ):
-        await SMTPClient.open(address)
+    async with ScriptedNextHop(host="::1") as hop:
+        await hop.stop()
+        with pytest.raises(NextHopConnectError, match=r"\[::1\]:\d+: .*refused"):
+            await SMTPClient.open(("::1", hop.port))
 
 
 async def test_closing() -> None:
