@@ -18,7 +18,7 @@ from typing import Generic, Self, TypeVar
 
 from milterchain.testing.faults import Close, Fault, Garbage, Late, Reset, Silence, StopReading
 
-__all__ = ["PATIENCE", "Peer", "ScriptedServer", "refusing_address"]
+__all__ = ["PATIENCE", "Peer", "ScriptedServer", "break_connection", "refusing_address"]
 
 PATIENCE = 10.0
 """Seconds that `wait_for` waits: longer than anything on loopback takes, shorter than a test's own limit."""
@@ -29,6 +29,14 @@ _LINGER_NOT = struct.pack("ii", 1, 0)
 
 class Hangup(Exception):  # noqa: N818 - no error: the conversation is over
     """The connection is gone; what was scripted further does not happen."""
+
+
+def break_connection(writer: asyncio.StreamWriter) -> None:
+    """End a connection by RST; on a unix socket, which knows none, by a plain close."""
+    raw = writer.get_extra_info("socket")
+    if raw is not None and raw.family != socket.AF_UNIX:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+    writer.transport.abort()
 
 
 class Peer:
@@ -111,10 +119,7 @@ class Peer:
                 self._end()
                 raise Hangup
             case Reset():
-                raw = self._writer.get_extra_info("socket")
-                if raw is not None and raw.family != socket.AF_UNIX:
-                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
-                self._writer.transport.abort()
+                break_connection(self._writer)
                 self._end()
                 raise Hangup
             case Silence():

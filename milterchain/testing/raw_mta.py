@@ -9,6 +9,7 @@ Says what it is told to, right or wrong, and shows what comes back::
 """
 
 import asyncio
+import contextlib
 import struct
 from types import TracebackType
 from typing import Self
@@ -24,7 +25,7 @@ from milterchain.milter.messages import (
     Quarantine,
     decode_response,
 )
-from milterchain.testing.peer import PATIENCE
+from milterchain.testing.peer import PATIENCE, break_connection
 
 __all__ = ["RawMta"]
 
@@ -93,6 +94,12 @@ class RawMta:
         while isinstance(received[-1], Modification | Quarantine | Progress):
             received.append(await self.receive())
         return received
+
+    async def reset(self) -> None:
+        """Break the connection as an MTA that dies does: RST on TCP."""
+        break_connection(self._writer)
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
 
     async def closed(self) -> bytes:
         """Wait until the filter closes the connection; return what came before."""

@@ -26,6 +26,7 @@ from milterchain.milter.messages import (
     ChangeHeader,
     ChangeSender,
     Connect,
+    ConnFail,
     Continue,
     Data,
     DeleteRecipient,
@@ -316,7 +317,7 @@ class TestVerdicts:
             assert [await mta.receive() for _ in range(4)] == [Continue()] * 3 + [Reject()]
         assert Filter.made[0].events.count("end of message") == 1
 
-    @pytest.mark.parametrize("answer", ["yes", b"c", 250, Progress(), Quarantine(b"x")])
+    @pytest.mark.parametrize("answer", ["yes", b"c", 250, Progress(), Quarantine(b"x"), ConnFail()])
     async def test_what_is_no_reply(self, answer, caplog):
         class Filter(Milter):
             async def helo(self, _name):
@@ -402,6 +403,7 @@ class TestNoReply:
 
         async with serving(Filter) as mta:
             mta.send(CONNECT, Helo(b"x"))
+            mta.send(Mail(b"<>"), Rcpt(b"<>"), Abort())
             for _ in range(2):
                 assert (
                     await mta.ask(Mail(b"<>"), Rcpt(b"<>"), Data(), EndOfHeaders(), EndOfMessage())
@@ -456,6 +458,34 @@ class TestLife:
                 await Filter.closed.wait()
         assert Filter.made[0].events[-2:] == ["abort", "close"]
         assert Filter.made[0].events.count("close") == 1
+
+    @pytest.mark.parametrize("sent", [[], [CONNECT], [CONNECT, Mail(b"<>"), Rcpt(b"<>"), EndOfMessage()]])
+    async def test_a_reset_is_no_news(self, sent, caplog):
+        class Filter(Recorder):
+            called = asyncio.Event()
+            go = asyncio.Event()
+            closed = asyncio.Event()
+
+            async def connect(self, _client):
+                self.called.set()
+
+            async def end_of_message(self, modifier):
+                await self.go.wait()
+                for _ in range(100):
+                    await modifier.replace_body(b"x" * 65535)
+
+            async def close(self):
+                self.closed.set()
+
+        async with serving(Filter) as mta:
+            mta.send(*sent)
+            if sent:
+                await Filter.called.wait()
+            await mta.reset()
+            Filter.go.set()
+            async with asyncio.timeout(5):
+                await Filter.closed.wait()
+        assert [record.getMessage() for record in caplog.records if record.levelno > logging.INFO] == []
 
     async def test_a_new_session_on_the_same_connection(self):
         class Filter(Recorder):
