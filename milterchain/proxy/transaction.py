@@ -34,6 +34,8 @@ __all__ = ["Origin", "Services", "Transaction"]
 
 _OK: Final = Reply.of(250, "2.0.0 Ok")
 _TOO_LATE: Final = Reply.of(451, "4.4.2 Processing takes too long - try again later")
+_INTERRUPTED: Final = Reply.of(421, "4.3.2 Service shutting down, closing connection")
+_FAILED: Final = Reply.of(451, "4.3.0 Error: internal error, try again later")
 _HELD: Final = {
     "tempfail": Reply.of(451, "4.7.1 Message held for inspection - try again later"),
     "reject": Reply.of(550, "5.7.1 Message refused"),
@@ -157,6 +159,12 @@ class Transaction:
                 return await self._through(message)
         except TimeoutError:
             return self._summary(message, self._envelope, _TOO_LATE, "timed out")
+        except asyncio.CancelledError:
+            self._summary(message, self._envelope, _INTERRUPTED, "interrupted")
+            raise
+        except Exception:
+            self._log.exception("internal error")
+            return self._summary(message, self._envelope, _FAILED, "failed")
         finally:
             await self.abort()
 

@@ -383,6 +383,24 @@ async def test_a_refusal_is_logged_with_who_and_what(world: Any, log: Any) -> No
     assert refused["reply"] == "550 5.7.0 not you"
 
 
+async def test_an_internal_error_is_a_tempfail_and_logged(
+    world: Any, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr("milterchain.proxy.transaction.received_header", broken)
+    await world.start({})
+    client = await world.client()
+    await client.begin()
+    assert await client.send() == "451 4.3.0 Error: internal error, try again later"
+    assert await client.say("NOOP") == "250 2.0.0 Ok"
+    (error,) = [line for line in lines(log.getvalue()) if line["event"] == "internal error"]
+    assert "a secret" in error["exception"]
+    assert error["queue_id"]
+    assert not world.hop.messages
+
+
 async def test_a_health_probe_is_nothing_to_tell_of(world: Any, log: Any) -> None:
     await world.start({})
     before = log.getvalue()
