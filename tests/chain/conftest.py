@@ -61,13 +61,13 @@ class Lab:
         endpoint = milter.endpoint if isinstance(milter, ScriptedMilter) else milter
         return MilterSettings(name=name, endpoint=parse_endpoint(endpoint), **settings)
 
-    def chain(self, *settings, observer=None, message_timeout=30.0) -> Chain:
+    def chain(self, *settings, message_timeout=30.0, **options) -> Chain:
         """A chain of the milters started so far, named m0, m1, …; settings are dicts for each."""
         milters = [
             self.settings(milter, f"m{index}", **(settings[index] if index < len(settings) else {}))
             for index, milter in enumerate(self.milters)
         ]
-        return Chain(milters, hostname=b"mx.test", observer=observer, message_timeout=message_timeout)
+        return Chain(milters, hostname=b"mx.test", message_timeout=message_timeout, **options)
 
     async def session(self, *settings, **options) -> ChainSession:
         """A new session, not connected yet; it is closed at the end of the test."""
@@ -145,6 +145,11 @@ class Lab:
                 await session.close()
                 return ""
         return summary(verdict)
+
+
+@pytest.fixture(scope="session")
+def make_lab() -> type[Lab]:
+    return Lab
 
 
 @pytest.fixture

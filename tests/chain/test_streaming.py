@@ -1,0 +1,132 @@
+"""Content in one stream has the same outcome as one by one, whatever is said wherever."""
+
+import asyncio
+import contextlib
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from milterchain.mail.message import parse_message
+from milterchain.milter.flags import Command, Protocol
+from milterchain.milter.messages import (
+    Accept,
+    AddHeader,
+    AddRecipient,
+    ChangeHeader,
+    ChangeSender,
+    Continue,
+    DeleteRecipient,
+    Discard,
+    InsertHeader,
+    Quarantine,
+    Reject,
+    ReplaceBody,
+    ReplyCode,
+    Shutdown,
+    Skip,
+    TempFail,
+)
+from milterchain.testing.faults import InTurn
+
+HEADERS = 3
+SMALL = b"A: 1\r\nB: 2\r\nC: 3\r\n\r\nbody\r\n"
+LARGE = b"A: 1\r\nB: 2\r\nC: 3\r\n\r\n" + b"0123456789abcdef\r\n" * 8000
+
+FINAL = st.sampled_from(
+    [
+        Accept(),
+        Reject(),
+        TempFail(),
+        Discard(),
+        Shutdown(),
+        ReplyCode(b"550 5.7.1 no"),
+        ReplyCode(b"421 4.7.1 bye"),
+        ReplyCode(b"nonsense"),
+    ]
+)
+WORDS = FINAL | st.just(Continue()) | st.just(Skip())
+EDITS = st.lists(
+    st.sampled_from(
+        [
+            AddHeader(b"X", b"1"),
+            InsertHeader(0, b"Y", b"2"),
+            ChangeHeader(1, b"A", b""),
+            ChangeHeader(1, b"B", b"changed"),
+            ReplaceBody(b"new\r\n"),
+            AddRecipient(b"<more@b.test>"),
+            DeleteRecipient(b"<r1@b.test>"),
+            ChangeSender(b"<>"),
+            Quarantine(b"held"),
+        ]
+    ),
+    max_size=4,
+)
+PLACES = st.sampled_from(
+    [
+        *((Command.HEADER, index) for index in range(HEADERS)),
+        (Command.END_OF_HEADERS, 0),
+        (Command.BODY, 0),
+        (Command.BODY, 1),
+        (Command.END_OF_MESSAGE, 0),
+    ]
+)
+
+
+def in_turn(index, word):
+    return InTurn(*[Continue()] * index, word, Continue())
+
+
+def script_of(words, edits):
+    script = {command: in_turn(index, word) for (command, index), word in words.items()}
+    last = words.get((Command.END_OF_MESSAGE, 0), Continue())
+    script[Command.END_OF_MESSAGE] = InTurn([*edits, last], Continue())
+    return script
+
+
+async def outcome_of(make_lab, pipeline, action, script, raw, drops, bits):
+    """All that can be seen of two messages from outside, and of the first one by the milter that follows."""
+    async with contextlib.AsyncExitStack() as stack:
+        lab = make_lab(stack)
+        await lab.milter([script, {}], drops_after_verdict=drops, negotiate=lab.wants(*bits))
+        witness = await lab.milter()
+        session = await lab.session({"pipeline": pipeline, "default_action": action})
+        heard = await lab.play(session, "C H M R1 T")
+        outcome = await session.content(parse_message(raw), lab.envelope)
+        heard += [str(outcome.verdict.reply), outcome.verdict.kind]
+        relayed = b"".join(outcome.message.chunks())
+        seen = [command for command in witness.connections[0].commands if command.code != Command.ABORT]
+        if not outcome.verdict.closes:
+            heard += await lab.play(session, "M")
+            if heard[-1] == "c":
+                heard += await lab.play(session, "R1 T E")
+        return heard, relayed, outcome.envelope, outcome.quarantine, seen
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    words=st.dictionaries(PLACES, WORDS, max_size=2),
+    edits=EDITS,
+    raw=st.sampled_from([SMALL, LARGE]),
+    drops=st.booleans(),
+    action=st.sampled_from(["accept", "reject", "quarantine"]),
+    bits=st.sampled_from(
+        [
+            (),
+            (Protocol.NO_BODY,),
+            (Protocol.NO_HEADERS,),
+            (Protocol.NO_REPLY_HEADER,),
+            (Protocol.NO_REPLY_HEADER, Protocol.NO_REPLY_BODY),
+        ]
+    ),
+)
+def test_same_outcome(request, words, edits, raw, drops, action, bits):
+    if any(isinstance(word, Skip) for word in words.values()):
+        # Pieces that were under way when SKIP came are answered; one by one they would not have been sent.
+        words = dict([next(item for item in words.items() if isinstance(item[1], Skip))])
+    script = script_of(words, edits)
+    make_lab = request.getfixturevalue("make_lab")
+    outcomes = [
+        asyncio.run(outcome_of(make_lab, pipeline, action, script, raw, drops, bits))
+        for pipeline in ("on", "off")
+    ]
+    assert outcomes[0] == outcomes[1]
