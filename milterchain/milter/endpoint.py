@@ -8,6 +8,10 @@ from typing import TypeVar
 
 __all__ = ["Endpoint", "parse_endpoint"]
 
+_FIRST_PAUSE = 0.001
+_LONGEST_PAUSE = 0.05
+"""Seconds between attempts while the backlog of a unix socket is full."""
+
 _P = TypeVar("_P", bound=asyncio.BaseProtocol)
 _FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
 _FORMS = "inet:HOST:PORT, inet6:HOST:PORT, unix:/PATH, local:/PATH, inet:PORT@HOST or inet6:PORT@HOST"
@@ -43,9 +47,38 @@ class Endpoint:
         """
         loop = asyncio.get_running_loop()
         if self.path is not None:
-            return await loop.create_unix_connection(factory, self.path)
+            unix = await _connect_unix(self.path)
+            try:
+                return await loop.create_unix_connection(factory, sock=unix)
+            except BaseException:
+                unix.close()
+                raise
         family = socket.AF_INET6 if self.family == "inet6" else socket.AF_UNSPEC
         return await loop.create_connection(factory, self.host, self.port, family=family)
+
+
+async def _connect_unix(path: str) -> socket.socket:
+    """Connect to a unix socket, and wait while its backlog is full.
+
+    A full backlog is EAGAIN on a socket that does not block. asyncio takes that for a connection under way
+    (which unix sockets do not have) and uvloop for a failure; a blocking MTA waits, and so does this. The
+    kernel tells nobody when there is room again.
+    """
+    unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        unix.setblocking(False)
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                unix.connect(path)
+            except BlockingIOError:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                return unix
+    except BaseException:
+        unix.close()
+        raise
 
 
 def parse_endpoint(text: str) -> Endpoint:

@@ -60,43 +60,70 @@ class Lost(asyncio.Protocol):
     def connection_made(self, transport):
         transport.close()
 
-    def connection_lost(self, exc):
+    def connection_lost(self, _exc):
         self.lost.set()
 
 
-async def connects(endpoint, peers):
+async def connects(endpoint, peer):
     _, protocol = await endpoint.connect(Lost)
     await protocol.lost.wait()
-    async with asyncio.timeout(5):
-        while not peers:
-            await asyncio.sleep(0)
-        await peers[0].lost.wait()
-
-
-def factory(peers):
-    def peer():
-        peers.append(Lost())
-        return peers[-1]
-
-    return peer
+    await peer.lost.wait()
 
 
 async def test_a_unix_socket(tmp_path):
-    path, peers = str(tmp_path / "s"), []
-    server = await asyncio.get_running_loop().create_unix_server(factory(peers), path)
+    path, peer = str(tmp_path / "s"), Lost()
+    server = await asyncio.get_running_loop().create_unix_server(lambda: peer, path)
     async with server:
-        await connects(Endpoint(path=path), peers)
+        await connects(Endpoint(path=path), peer)
+
+
+async def test_a_full_backlog_is_waited_for(tmp_path):
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        with socket.socket(socket.AF_UNIX) as first:
+            first.connect(path)
+            connecting = asyncio.get_running_loop().create_task(Endpoint(path=path).connect(Lost))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(connecting), 0.05)
+            listener.accept()[0].close()
+            _, protocol = await connecting
+            await protocol.lost.wait()
+
+
+async def test_a_full_backlog_and_no_patience(tmp_path):
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        with socket.socket(socket.AF_UNIX) as first:
+            first.connect(path)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(Endpoint(path=path).connect(Lost), 0.05)
+
+
+async def test_a_protocol_that_cannot_be_made(tmp_path):
+    def broken():
+        raise ValueError("broken")
+
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        with pytest.raises(ValueError, match="broken"):
+            await Endpoint(path=path).connect(broken)
 
 
 @pytest.mark.parametrize(
     ("host", "family"), [("127.0.0.1", "inet"), ("::1", "inet"), ("::1", "inet6"), ("localhost", "inet")]
 )
 async def test_a_tcp_port(host, family):
-    peers = []
-    server = await asyncio.get_running_loop().create_server(factory(peers), host, 0)
+    peer = Lost()
+    server = await asyncio.get_running_loop().create_server(lambda: peer, host, 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        await connects(Endpoint(host=host, port=port, family=family), peers)
+        await connects(Endpoint(host=host, port=port, family=family), peer)
 
 
 async def test_inet6_does_not_take_ipv4():
