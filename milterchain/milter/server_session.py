@@ -158,7 +158,8 @@ class ServerSession:
         finally:
             self._parting = True
             self._connection.close()
-            self._writer.writelines(self._output)
+            if not self._writer.is_closing():
+                self._writer.writelines(self._output)
             self._writer.close()
             try:
                 await self._part()
@@ -336,14 +337,14 @@ class ServerSession:
 
     async def emit(self, message: Modification | Quarantine | Progress) -> None:
         """Send what is not final, with what follows it."""
+        self._check()
         await self._send(message)
-        if self._writer.is_closing():
-            raise MilterClosedError("the MTA closed the connection at the end of a message")
 
     async def flush(self) -> None:
         """Write what was held back."""
         if not self._output:
             return
+        self._check()
         self._writer.write(b"".join(self._output))
         self._output.clear()
         self._held = 0
@@ -356,6 +357,11 @@ class ServerSession:
         finally:
             self._calling = calling
         self._deadline.set(self._options.handler_timeout)
+
+    def _check(self) -> None:
+        # uvloop's transports raise RuntimeError when they are written to after the connection is lost.
+        if self._writer.is_closing():
+            raise MilterClosedError("the MTA closed the connection")
 
     async def _reply(self, verdict: object) -> None:
         """Send a filter's answer, or what stands for one that is none: a filter may return anything."""

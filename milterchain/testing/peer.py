@@ -102,6 +102,8 @@ class Peer:
 
     async def send(self, data: bytes) -> None:
         """Write, and wait until the transport has taken it."""
+        if self._writer.is_closing():
+            raise Hangup  # uvloop's transports raise RuntimeError
         self._writer.write(data)
         try:
             await self._writer.drain()
