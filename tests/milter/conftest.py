@@ -1,4 +1,4 @@
-"""Client and server run on uvloop in production, on asyncio where that is missing: their tests run on both."""
+"""Client and server run on uvloop in production, on asyncio where that is missing: the tests run on both."""
 
 import asyncio
 
