@@ -12,6 +12,7 @@ and closes what is left when the time is over. `close` does the same without wai
 """
 
 import asyncio
+import errno
 import logging
 import socket
 from collections import Counter
@@ -91,6 +92,8 @@ class SMTPServer:
                     bound += await self._listen(listener, reuse_port=reuse_port)
                 except OSError as error:
                     raise OSError(error.errno, f"{listener}: {error.strerror or error}") from error
+                except UnicodeError as error:
+                    raise OSError(errno.EINVAL, f"{listener}: no host name") from error
         except OSError:
             self._stop_listening()
             raise

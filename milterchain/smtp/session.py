@@ -166,6 +166,9 @@ class SMTPSession(Channel):
             reply = await dialogue.message(received)
         finally:
             self._uninterrupted = False
+        if self.transport is None:
+            _logger.info("the client was gone before it could hear %s", reply)
+            return False
         await self._penalty(reply, dialogue)
         self._put(reply)
         # What was accepted must be known to be: the longer the reply waits, the likelier is a duplicate.

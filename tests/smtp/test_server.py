@@ -129,10 +129,10 @@ async def test_failing_listener_closes_the_others(server):
                 await greeting_at("127.0.0.1", free[0].port)
 
 
-async def test_unknown_host(server):
+async def test_no_host_name(server):
     async with server:
-        with pytest.raises(OSError, match=r"host\.invalid:25: "):
-            await server.start([Listener(host="host.invalid", port=25)])
+        with pytest.raises(OSError, match=r"a\.\.b:25: "):
+            await server.start([Listener(host="a..b", port=25)])
 
 
 def test_listener_needs_an_address():

@@ -480,7 +480,8 @@ async def test_half_closed_in_the_data(smtp_site):
         assert not site.handler.messages
 
 
-async def test_message_is_finished_though_the_client_is_lost(smtp_site):
+async def test_message_is_finished_though_the_client_is_lost(smtp_site, caplog):
+    caplog.set_level("INFO", "milterchain")
     relayed = asyncio.Event()
     finished = []
 
@@ -501,6 +502,7 @@ async def test_message_is_finished_though_the_client_is_lost(smtp_site):
         await site.all_closed()
         assert finished
         assert site.handler.names()[-2:] == ["message", "close"]
+        assert "the client was gone before it could hear 250 2.0.0 Taken" in caplog.text
 
 
 @pytest.mark.parametrize("stage", ["connect", "helo", "mail", "rcpt", "data"])
