@@ -264,7 +264,7 @@ async def test_a_busy_connection_sets_one_timer() -> None:
 async def test_a_timer_that_rings_too_early_is_set_again_or_forgotten(*, asked: bool) -> None:
     go = asyncio.Event()
     async with ScriptedNextHop({"NOOP": [Late(go), OK]}) as hop, asyncio.TaskGroup() as group:
-        client = await connect(hop, greeting_timeout=0.05, hello_timeout=0.05)
+        client = await connect(hop, greeting_timeout=0.5, hello_timeout=0.5)
         first = client._timer
         assert first is not None
         waiting = group.create_task(client.exchange(b"NOOP", within=PATIENCE)) if asked else None
