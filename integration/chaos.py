@@ -298,7 +298,7 @@ class Killers:
 
     async def _kill_filter(self, victim: Filter, finished: asyncio.Event) -> None:
         chance = random.Random(f"{self.seed}/{victim.name}")
-        while not await _set_within(finished, chance.uniform(0.5, 3)):
+        while not await _set_within(finished, chance.uniform(1, 5)):
             victim.kill()
             self.kills[victim.name] += 1
             await asyncio.sleep(chance.uniform(0, 0.2))

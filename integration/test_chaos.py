@@ -23,7 +23,7 @@ MESSAGES = int(os.environ.get("MILTERCHAIN_CHAOS_MESSAGES", "20000"))
 SEED = int(os.environ.get("MILTERCHAIN_CHAOS_SEED", "1"))
 TIME_LIMIT = 1200
 ADDED = ("X-Noop", "X-red-Seen", "DKIM-Signature")
-CUT_ONE_IN = 200
+CUT_ONE_IN = 5
 """So many connections to the next hop pass for each that is torn by itself."""
 
 

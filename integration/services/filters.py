@@ -120,7 +120,9 @@ def start_opendmarc(run: Run, *, name: str = "opendmarc", unix: bool = False) ->
     place = run.place(name, "opendmarc")
     address = _address(place, None, unix=unix)
     (place / "ignore.hosts").write_text("203.0.113.99\n")
-    (place / "dnsdata").write_text(f"_dmarc.{DOMAIN} v=DMARC1; p=reject; adkim=r; aspf=r\n")
+    (place / "dnsdata").write_text(
+        f"_dmarc.{DOMAIN} v=DMARC1; p=reject; adkim=r; aspf=r\n_dmarc.evil.test v=DMARC1; p=reject\n"
+    )
     configuration = _configure(place, "opendmarc.conf", SOCKET=_libmilter(address))
     return _begin(run, name, address, ("opendmarc", "-f", "-c", str(configuration)))
 

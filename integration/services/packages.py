@@ -35,7 +35,7 @@ def require(wanted: dict[str, str]) -> None:
     if os.geteuid() != 0:
         sys.exit("integration: Postfix and the filters can only be started by root")
     if absent := missing(wanted.items()):
-        sys.exit(f"integration: missing: {' '.join(absent)}; `python -m integration.install` installs them")
+        sys.exit(f"integration: missing: {' '.join(absent)}; `integration/install` installs them")
 
 
 def install() -> int:
@@ -48,7 +48,6 @@ def install() -> int:
         print(f"integration: no apt-get here; needed: {' '.join(absent)}", file=sys.stderr)
         return 1
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    # Postfix's installation asks the name service for the machine's own name; the answer is not needed.
     for command in (("update", "-q"), ("install", "-q", "-y", "--no-install-recommends", *absent)):
         done = subprocess.run(("apt-get", *command), check=False, env=env)
         if done.returncode:

@@ -102,7 +102,7 @@ class Service:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=directory,
-                env={**os.environ, **env},
+                env=env,
                 start_new_session=True,
             )
         self.pid = self._process.pid
@@ -139,6 +139,10 @@ class Service:
         """End it at once, as a crash would."""
         self.signal_group(signal.SIGKILL)
         self._process.wait()
+
+    def wait(self, timeout: float) -> int:
+        """Wait until it ends by itself, and return the exit status."""
+        return self._process.wait(timeout)
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> int:
         """Ask it to end, insist after `timeout`, and return the exit status."""
@@ -221,7 +225,7 @@ class Run:
             (*self.prefix, *argv),
             log=self.directory / f"{name}.log",
             directory=self.directory,
-            env=env or {},
+            env={**os.environ, **(env or {})},
         )
         self._services.append(service)
         return service
