@@ -16,6 +16,10 @@ from milterchain.milter.endpoint import (
     Endpoint,
     parse_endpoint,
 )
+from milterchain.milter.filter import (
+    Milter,
+    reply,
+)
 from milterchain.milter.flags import (
     ALL_ACTIONS,
     ALL_PROTOCOL,
@@ -72,11 +76,19 @@ from milterchain.milter.messages import (
     decode_command,
     decode_response,
 )
+from milterchain.milter.modifier import (
+    Modifier,
+)
 from milterchain.milter.negotiation import (
     Negotiated,
     Offer,
     answer_as_milter,
     negotiate_as_mta,
+)
+from milterchain.milter.server import (
+    Listener,
+    MilterServer,
+    ServerOptions,
 )
 from milterchain.milter.state import (
     Role,
@@ -116,12 +128,16 @@ __all__ = [
     "Header",
     "Helo",
     "InsertHeader",
+    "Listener",
     "MacroStore",
     "MacroTable",
     "Macros",
     "Mail",
+    "Milter",
+    "MilterServer",
     "MilterSession",
     "Modification",
+    "Modifier",
     "Negotiated",
     "Offer",
     "OptNeg",
@@ -137,6 +153,7 @@ __all__ = [
     "ReplyCode",
     "Response",
     "Role",
+    "ServerOptions",
     "Shutdown",
     "Skip",
     "Stage",
@@ -148,4 +165,5 @@ __all__ = [
     "decode_response",
     "negotiate_as_mta",
     "parse_endpoint",
+    "reply",
 ]
