@@ -32,7 +32,7 @@ from milterchain.chain.verdict import (
     scope_of,
     verdict_of,
 )
-from milterchain.errors import MilterClosedError, MilterError, MilterTimeoutError, RemoteProtocolError
+from milterchain.errors import MilterError, MilterTimeoutError, RemoteProtocolError
 from milterchain.mail.message import Message
 from milterchain.milter.client import MilterSession
 from milterchain.milter.flags import Command
@@ -158,11 +158,10 @@ class Member:
         self.must_reopen = False
         self.standing = deferred(self.name)
 
-    def _leave(self, standing: Verdict) -> None:
+    def _leave(self, session: MilterSession, standing: Verdict) -> None:
         """Part from the milter for the rest of the SMTP session."""
-        if self._session is not None:
-            self._end(self._session, Abort())
-            self._end(self._session, Quit())
+        self._end(session, Abort())
+        self._end(session, Quit())
         if not self._closed:
             self.standing = standing
 
@@ -243,7 +242,6 @@ class Member:
         elif isinstance(event, Rcpt | Data):
             if self._picture.phase is not Phase.ACTIVE:
                 return False
-            self._picture.data_seen = isinstance(event, Data)
         elif isinstance(event, Unknown) and self._picture.phase is Phase.DONE:
             return False
         if self._skipping == event.code:
@@ -276,38 +274,33 @@ class Member:
     def _end(self, session: MilterSession, event: Abort | Quit) -> Verdict:
         if isinstance(event, Quit):
             self._session = None
-        elif not self._picture.open:
-            self._picture.end()
-            return CONTINUE
-        self._picture.end()
-        self._skipping = None
-        try:
             session.send(event)
-        except MilterError as error:
-            return self._fail(error, Command.ABORT)
+        elif self._picture.open:
+            self._skipping = None
+            session.send(event)
+        self._picture.end()
         return CONTINUE
 
     # Replies
 
     def _replied(self, reply: "asyncio.Future[Reply]") -> None:
-        error = None if reply.cancelled() else reply.exception()
+        error = reply.exception()
         step = self._line.waiting
-        if self._reply is not reply or step is None:
+        session = self._session
+        if self._reply is not reply or step is None or session is None:
             return  # given up already
         self._reply = None
         assert isinstance(step.event, Event)
         event = step.event.code
         if isinstance(error, MilterError):
             verdict = self._fail(error, event)
-        elif reply.cancelled() or error is not None:
-            verdict = self._fail(MilterClosedError("given up while a reply was due"), event)
         else:
-            verdict = self._judge(step, event, reply.result())
+            verdict = self._judge(session, step, event, reply.result())
         if step.outcome is not None:
             self._retold(step, verdict)
         self._line.settle(verdict)
 
-    def _judge(self, step: Step, event: Command, reply: Reply) -> Verdict:
+    def _judge(self, session: MilterSession, step: Step, event: Command, reply: Reply) -> Verdict:
         """What a reply means, and what it changes."""
         verdict = verdict_of(reply, event, self.name)
         if isinstance(verdict, Fault):
@@ -320,7 +313,7 @@ class Member:
             self._picture.open = False
         scope = scope_of(verdict, event)
         if scope is Scope.CONNECTION:
-            self._leave(CONTINUE if verdict.kind is Kind.ACCEPT else verdict)
+            self._leave(session, CONTINUE if verdict.kind is Kind.ACCEPT else verdict)
         elif scope is Scope.MESSAGE:
             self._picture.done(CONTINUE if step.muted else verdict, step.recipient)
         elif not verdict.decides:
@@ -339,8 +332,6 @@ class Member:
         for number, path in story.recipients:
             known = {**story.values, **rcpt_values(path)}
             events.append((Rcpt(path.address, path.args), known, number))
-        if self._picture.data_seen:
-            events.append((Data(), story.values, None))
         step.outcome = outcome = Outcome()
         steps = [Step(Abort(), outcome=outcome)]
         for event, values, recipient in events:
@@ -401,7 +392,7 @@ class Member:
         self._picture.open = False
         self._picture.done(judged)
         if scope_of(judged, result.stage) is Scope.CONNECTION:
-            self._leave(judged)
+            self._leave(session, judged)
         elif session.closed and session.failure is None:
             self._session = None
             self.must_reopen = not self._closed

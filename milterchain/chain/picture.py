@@ -25,16 +25,14 @@ class Picture:
         phase: how it stands to the message.
         open: whether the milter itself has a message in hand, so that it must hear of an abort. A milter that
             discards at RCPT is done with the message, but holds on to it.
-        data_seen: whether it was told of DATA.
         final: its last word.
     """
 
-    __slots__ = ("_accepted", "_final_at", "data_seen", "final", "open", "phase")
+    __slots__ = ("_accepted", "_final_at", "final", "open", "phase")
 
     def __init__(self, *, begun: bool = False) -> None:
         self.phase = Phase.ACTIVE if begun else Phase.NONE
         self.open = begun
-        self.data_seen = False
         self.final = CONTINUE
         self._accepted: set[int] = set()
         self._final_at: int | None = None

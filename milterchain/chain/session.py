@@ -24,7 +24,7 @@ from milterchain.chain.pipeline import ContentOutcome, run_content
 from milterchain.chain.plan import MilterPlan
 from milterchain.chain.settings import MilterSettings
 from milterchain.chain.values import MESSAGE_VALUES, mail_values, protocol_name, rcpt_values, refused_values
-from milterchain.chain.verdict import CONTINUE, Kind, Verdict, deferred
+from milterchain.chain.verdict import CONTINUE, Kind, Verdict, combine
 from milterchain.errors import LocalProtocolError, MilterTimeoutError
 from milterchain.mail.body import SpoolSettings
 from milterchain.mail.envelope import Envelope, Path
@@ -242,7 +242,7 @@ class ChainSession:
             verdict = await self._settle(deadline)
             if verdict.decides:
                 return ContentOutcome(verdict=verdict, message=message, envelope=envelope)
-            outcome = await run_content(
+            return await run_content(
                 self._members,
                 message,
                 envelope,
@@ -253,11 +253,6 @@ class ChainSession:
             )
         finally:
             self.abort()
-        if self._closed and not outcome.verdict.decides:
-            if outcome.message.body is not message.body:
-                outcome.message.close()
-            return ContentOutcome(verdict=deferred(None), message=message, envelope=envelope)
-        return outcome
 
     def abort(self) -> None:
         """The transaction is over: RSET, a lost client, a message that was too large. May be called again."""
@@ -280,7 +275,7 @@ class ChainSession:
         if self._helo is not None:
             greetings.append(self._helo)
         if len(members) == 1:
-            return await self._one(members[0], greetings)
+            return combine([await self._one(members[0], greetings)])
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._one(member, greetings)) for member in members]
             for task in tasks:

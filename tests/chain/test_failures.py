@@ -7,8 +7,17 @@ import pytest
 from milterchain.chain.settings import DefaultAction
 from milterchain.chain.verdict import Kind
 from milterchain.milter.flags import Command
-from milterchain.milter.messages import AddHeader, ConnFail, Continue, OptNeg, Quarantine, ReplyCode
-from milterchain.testing.faults import Close, Garbage, InTurn, Reset, Silence
+from milterchain.milter.messages import (
+    Accept,
+    AddHeader,
+    ConnFail,
+    Continue,
+    OptNeg,
+    Progress,
+    Quarantine,
+    ReplyCode,
+)
+from milterchain.testing.faults import Close, Garbage, InTurn, Late, Reset, Silence
 from milterchain.testing.peer import refusing_address
 from milterchain.testing.scripted_milter import HalfPacket
 
@@ -242,3 +251,38 @@ async def test_slow_opening_of_one_does_not_delay_a_refusal_before_it(lab):
     assert session.standing is verdict
     await session.close()
     await silent.wait_for(lambda: all(connection.closed for connection in silent.connections))
+
+
+async def test_an_opening_that_ends_after_close(lab):
+    gate = asyncio.Event()
+    milter = await lab.milter(negotiate=[Late(gate), lab.wants()])
+    session = await lab.session({"default_action": "accept"})
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(lab.play(session, "C"))
+        await milter.wait_for(lambda: milter.connections and milter.connections[0].codes == "O")
+        await session.close()
+        gate.set()
+    assert task.result() == [TEXTS[DefaultAction.TEMPFAIL]]
+    assert (await milter.wait_closed()).codes == "O"
+
+
+async def test_a_last_word_that_comes_after_close(lab):
+    gate = asyncio.Event()
+    milter = await lab.milter({Command.CONNECT: [Late(gate), Accept()]})
+    session = await lab.session()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lab.play(session, "C"))
+        await milter.wait_for(lambda: milter.connections and milter.connections[0].codes == "OC")
+        closing = group.create_task(session.close())
+        await asyncio.sleep(0)
+        assert not closing.done()
+        gate.set()
+    assert (await milter.wait_closed()).codes == "OCQ"
+    assert await lab.play(session, "M") == [TEXTS[DefaultAction.TEMPFAIL]]
+
+
+async def test_progress_without_end_at_connect(lab, monkeypatch):
+    monkeypatch.setattr("milterchain.chain.session.EVENT_TIMEOUT", 0.2)
+    await lab.milter({Command.CONNECT: [Progress(), Silence()]})
+    session = await lab.session({"default_action": "reject"})
+    assert await lab.play(session, "C") == [TEXTS[DefaultAction.REJECT]]

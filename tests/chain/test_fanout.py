@@ -141,6 +141,7 @@ async def test_progress_without_end_and_default_accept(lab, monkeypatch):
     monkeypatch.setattr(fanout, "EVENT_TIMEOUT", 0.2)
     await lab.milter({M: [Progress(), Silence()]})
     await lab.milter()
+    await lab.milter(negotiate=lab.wants(Protocol.NO_REPLY_MAIL))
     session = await lab.greeted({"default_action": "accept"})
     assert await lab.play(session, "M") == ["c"]
     assert await lab.play(session, "R1") == ["c"]

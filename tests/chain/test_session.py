@@ -133,6 +133,8 @@ DIALOGUES = {
                 "OCUHUMURUAQ", "OCUHUMURUAQ"),
     "accept at an unknown command": ("C H M U R1 U T E M R1 Q", {U: Accept()}, {}, "c c c c c c c c c c",
                                      "OCHMUAMRAQ", "OCHMURUTLLLNBEMRAQ"),
+    "accept at an unknown command before any message": (
+        "C H U U M R1 T E Q", {U: Accept()}, {}, "c c c c c c c c", "OCHUUMRTLLLNBEQ", "OCHUUMRTLLLNBEQ"),
     "unknown after a verdict": ("C H M U R1 T E U Q", {M: Accept()}, {}, "c c c c c c c c", "OCHMUQ",
                                 "OCHMURTLLLNBEUQ"),
     # aborts
@@ -171,6 +173,13 @@ async def test_dialogue(lab, name):
         connection = await milter.wait_closed()
         assert connection.codes == codes
         assert connection.violations == []
+
+
+@pytest.mark.parametrize("stage", [C, H, M, R, T, E])
+async def test_accept_of_the_only_milter_is_nothing_special(lab, stage):
+    await lab.milter({stage: Accept()})
+    session = await lab.session()
+    assert await lab.play(session, "C H M R1 T E") == ["c"] * 6
 
 
 DECLINED = {
