@@ -9,6 +9,8 @@ aiosmtpd and asyncio on which it stands are watched by tests/smtp/test_aiosmtpd_
   it fires.
 - A client that closes its sending side is served to the end of what it sent. If the connection is lost, the
   task is cancelled, unless it asked to be left alone.
+- A client that is cut off while it is still sending gets time to read why: closing a socket with unread input
+  would take the last reply away from it (RFC 1122 section 4.2.2.13).
 """
 
 import asyncio
@@ -30,7 +32,7 @@ MAX_ENDLESS: Final = 2**16
 MAX_PENDING: Final = 2**16
 """Octets of replies that wait for the end of a group of commands."""
 LINGER: Final = 10.0
-"""Seconds that a client has to take the last reply."""
+"""Seconds that a client has to take the last reply and to close."""
 
 # aiosmtpd logs each connection and command at INFO: twice the cost of a small message.
 _aiosmtpd_logger = logging.getLogger("mail.log")
@@ -76,10 +78,10 @@ class Channel(SMTP):
         return []
 
     def eof_received(self) -> bool:
-        """Stay open: what was sent is still answered."""
+        """Stay open, unless all is said: what was sent is still answered."""
         self._ended = True
         asyncio.StreamReaderProtocol.eof_received(self)
-        return True
+        return not self._closing
 
     def connection_lost(self, error: Exception | None) -> None:
         """Cancel the task, as nobody waits for what it does."""
@@ -166,8 +168,8 @@ class Channel(SMTP):
         else:
             self.end(answers.TIMED_OUT)
 
-    def _hang_up(self) -> None:
-        """Write what is left and close, within bounds."""
+    def _hang_up(self, *, linger: bool = False) -> None:
+        """Write what is left and close, within bounds; if `linger`, once the client has closed."""
         if self._closing:
             return
         self._closing = True
@@ -179,8 +181,12 @@ class Channel(SMTP):
             self._put(self._farewell)
         if self._out:
             transport.write(b"".join(self._out))
-        transport.close()
-        if transport.get_write_buffer_size():
+        linger = linger and not self._ended
+        if linger:
+            transport.write_eof()
+        else:
+            transport.close()
+        if linger or transport.get_write_buffer_size():
             self._timeout_handle = self.loop.call_later(LINGER, transport.abort)
 
     async def _read_line(self, limit: int) -> bytes | None:

@@ -58,6 +58,7 @@ class SMTPServer:
         self._files: list[UnixSocketFile] = []
         self._sessions: dict[SMTPSession, str] = {}
         self._per_client: Counter[str] = Counter()
+        self._lingering: set[SMTPSession] = set()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -101,8 +102,7 @@ class SMTPServer:
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - what happens then is the point
         """Stop: idle sessions at once, the others when their transaction is over or the time is up."""
-        self._stop_listening()
-        self.draining = True
+        self._begin_to_stop()
         for session in list(self._sessions):
             session.drain()
         await self._wait_empty(timeout)
@@ -110,12 +110,11 @@ class SMTPServer:
 
     async def close(self) -> None:
         """Stop now: every session hears 421, whatever it is doing."""
-        self._stop_listening()
-        self.draining = True
+        self._begin_to_stop()
         for session in list(self._sessions):
             session.end(answers.SHUTTING_DOWN)
         await self._wait_empty(CLOSE_GRACE)
-        for session in list(self._sessions):
+        for session in [*self._sessions, *self._lingering]:
             session.abort()
         await self._wait_empty(CLOSE_GRACE)
         if self._sessions:
@@ -129,7 +128,7 @@ class SMTPServer:
             return answers.SHUTTING_DOWN
         client = _client(info)
         options = self.options
-        if len(self._sessions) >= options.connections:
+        if len(self._sessions) + len(self._lingering) >= options.connections:
             return answers.TOO_MANY_CONNECTIONS
         if self._per_client[client] >= options.connections_per_client and not self._is_unlimited(info):
             return answers.TOO_MANY_CONNECTIONS
@@ -139,12 +138,29 @@ class SMTPServer:
         return None
 
     def forget(self, session: SMTPSession) -> None:
-        """The session, which was admitted, is over."""
+        """The session, which was admitted, is over; its connection may linger."""
         client = self._sessions.pop(session)
         self._per_client[client] -= 1
         if not self._per_client[client]:
             del self._per_client[client]
-        if not self._sessions:
+        if session.transport is not None:
+            self._lingering.add(session)
+        self._look_if_empty()
+
+    def lost(self, session: SMTPSession) -> None:
+        """The connection of the session is closed."""
+        self._lingering.discard(session)
+        self._look_if_empty()
+
+    def _begin_to_stop(self) -> None:
+        self._stop_listening()
+        self.draining = True
+        # They have heard all that we have to say.
+        for session in list(self._lingering):
+            session.abort()
+
+    def _look_if_empty(self) -> None:
+        if not self._sessions and not self._lingering:
             self._empty.set()
 
     def _is_unlimited(self, info: SessionInfo) -> bool:

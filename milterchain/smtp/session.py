@@ -40,7 +40,10 @@ class Owner(Protocol):
         """Count the session in; a reply refuses it."""
 
     def forget(self, session: "SMTPSession") -> None:
-        """The session, which was admitted, is over."""
+        """The session, which was admitted, is over; its connection may linger."""
+
+    def lost(self, session: "SMTPSession") -> None:
+        """The connection of the session is closed."""
 
 
 class SMTPSession(Channel):
@@ -70,6 +73,11 @@ class SMTPSession(Channel):
         # Not in the coroutine itself: one that is cancelled before its first step never runs.
         self._handler_coroutine.add_done_callback(self._finished)
 
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell the server."""
+        super().connection_lost(error)
+        self._owner.lost(self)
+
     def drain(self) -> None:
         """End the session if it is between transactions; else it ends itself after this one."""
         if self._at_command and not (self._dialogue and self._dialogue.in_transaction):
@@ -92,7 +100,8 @@ class SMTPSession(Channel):
             _logger.exception("a session failed")
             self._farewell = answers.UNUSABLE
         finally:
-            self._hang_up()
+            over = self._dialogue is not None and self._dialogue.over
+            self._hang_up(linger=not over and not self._owner.draining)
             await _close(handler)
 
     async def _converse(self, dialogue: Dialogue) -> None:

@@ -169,6 +169,30 @@ async def test_connections(smtp_site):
         await (await site.connect()).hello()
 
 
+async def test_lingering_connections_count(smtp_site):
+    async with smtp_site(connections=1, errors=1) as site:
+        client = await site.connect()
+        await client.hello()
+        await client.say(b"FOO")
+        await client.rest()
+        await site.all_closed()
+        assert await (await site.connect()).rest() == TOO_MANY
+        client.writer.close()
+        await site.until(lambda: not site.server._lingering)
+        await (await site.connect()).hello()
+
+
+async def test_lingering_connections_are_closed_in_the_end(smtp_site):
+    async with smtp_site(errors=1) as site:
+        client = await site.connect()
+        await client.hello()
+        await client.say(b"FOO")
+        await client.rest()
+        await site.until(lambda: site.server._lingering)
+        await site.server.drain(timeout=10)
+        assert not site.server._lingering
+
+
 async def test_connections_per_client(smtp_site):
     async with smtp_site(connections_per_client=2) as site:
         first = await site.connect()
