@@ -92,9 +92,13 @@ class ChainLog:
 
     def __init__(self, log: Logger) -> None:
         self.log = log
+        # Asked once: there are a dozen events in each message.
+        self._all = log.is_enabled_for(logging.DEBUG)
 
     def on_event(self, milter: str, event: Command, verdict: Verdict, seconds: float) -> None:
         """Each answer, for debugging."""
+        if not self._all:
+            return
         self.log.debug(
             "milter answered",
             milter=milter,

@@ -162,7 +162,7 @@ class Transaction:
         except asyncio.CancelledError:
             self._summary(message, self._envelope, _INTERRUPTED, "interrupted")
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is: the client hears 451, the log everything
             self._log.exception("internal error")
             return self._summary(message, self._envelope, _FAILED, "failed")
         finally:

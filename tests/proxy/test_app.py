@@ -1,6 +1,7 @@
 """Starting, draining, stopping; what a configuration becomes."""
 
 import asyncio
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import pytest
 
 from milterchain.config import parse
 from milterchain.errors import ConfigurationError
-from milterchain.milter.flags import Stage
-from milterchain.proxy.app import App, build_next_hops, milter_settings, server_options
-from milterchain.testing import Late, refusing_address
+from milterchain.milter.flags import Command, Family, Stage
+from milterchain.milter.messages import Connect
+from milterchain.proxy.app import App, build_next_hops, milter_settings, serve, server_options
+from milterchain.testing import Late, ScriptedMilter, refusing_address
 
 
 def test_every_key_of_a_milter_arrives() -> None:
@@ -134,3 +136,60 @@ async def test_draining_has_a_limit(world: Any, log: Any) -> None:
     assert (await client.reply()).startswith("421 4.3.2 ")
     assert await client.at_end()
     assert '"interrupted"' in log.getvalue()
+
+
+async def test_a_client_on_a_unix_socket(tmp_path: Path) -> None:
+    document = {
+        "listen": [{"name": "local", "address": "unix:smtp.sock"}],
+        "access": {"trusted_networks": []},
+        "relay": {"next_hop": ["maildir:mail"]},
+    }
+    async with ScriptedMilter() as milter:
+        document["milter"] = [{"address": milter.endpoint}]
+        async with App(parse(document, "test", tmp_path)) as app:
+            assert str(app.addresses[0]) == f"unix:{tmp_path}/smtp.sock"
+            reader, writer = await asyncio.open_unix_connection(tmp_path / "smtp.sock")
+            for line in (
+                b"HELO here",
+                b"MAIL FROM:<>",
+                b"RCPT TO:<b@example.net>",
+                b"DATA",
+                b"hi\r\n.",
+                b"QUIT",
+            ):
+                assert (await reader.readline())[:1] in b"23"
+                writer.write(line + b"\r\n")
+            assert (await reader.readline()).startswith(b"221 ")
+            writer.close()
+    connection = milter.connections[0]
+    assert connection.of(Connect)[0].family == Family.UNIX
+    assert connection.macros(Command.CONNECT)[b"{daemon_name}"] == b"local"
+    (delivered,) = (tmp_path / "mail" / "new").iterdir()
+    assert b"Received: from here (unknown local)\n" in delivered.read_bytes()
+
+
+async def test_a_second_signal_stops_at_once(world: Any) -> None:
+    never = asyncio.Event()
+    await world.start(hop={".": [Late(never), "250 2.0.0 Ok"]})
+    config = world.app.config
+    ready = asyncio.Event()
+    apps: list[App] = []
+
+    def on_ready(app: App) -> None:
+        apps.append(app)
+        ready.set()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(serve(config, on_ready))
+        await ready.wait()
+        world.app, first = apps[0], world.app
+        client = await world.client()
+        world.app = first
+        await client.begin()
+        await client.say("DATA")
+        client.write(b"Subject: hi\r\n\r\nHello\r\n.\r\n")
+        await world.hop.wait_for(lambda: world.hop.messages)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert (await client.reply()).startswith("421 4.3.2 ")
+        assert await client.at_end()
