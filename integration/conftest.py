@@ -1,5 +1,6 @@
 """What the integration tests share: one run with a name service for each test module."""
 
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ def pytest_runtest_makereport(
 
 def pytest_sessionstart() -> None:
     require(ALL)
+    # Whoever ends the tests wants the servers to end too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")

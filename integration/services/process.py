@@ -180,7 +180,8 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(failed=kind is not None)
+        # Not when the user interrupts: the logs say nothing about that.
+        self.close(failed=isinstance(error, Exception))
 
     def close(self, *, failed: bool = False) -> None:
         """End everything, print the logs if the run failed, and remove the directory."""
