@@ -76,7 +76,7 @@ def real_chain(run: Run, nameserver: str) -> list[Filter]:
 def throughput_cases() -> list[Case]:
     """4 and 100 KiB, new session per message and kept sessions, 0, 1 and 3 no-op filters, unix and TCP."""
     cases: list[Case] = []
-    for size, messages, label in ((4 * KIB, 3000, "4 KiB"), (100 * KIB, 600, "100 KiB")):
+    for size, messages, label in ((4 * KIB, 2000, "4 KiB"), (100 * KIB, 600, "100 KiB")):
         for keep in (False, True):
             for count, unix in ((0, True), (1, True), (3, True), (1, False), (3, False)):
                 chain = f"{count} no-op, {'unix' if unix else 'TCP'}" if count else "no filters"
