@@ -12,9 +12,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
-from typing import Self, cast
+from typing import Self, TypeAlias, TypeVar, cast
 
 from milterchain.errors import (
     LocalProtocolError,
@@ -28,15 +28,21 @@ from milterchain.milter.connection import MAX_RESPONSE, Connection
 from milterchain.milter.content import Content, ContentResult, Exchange, MacroValues, Outcome, encode_macros
 from milterchain.milter.endpoint import Endpoint
 from milterchain.milter.flags import ALL_ACTIONS, ALL_PROTOCOL, DATA_SIZE_64K, Action, Command, Protocol
+from milterchain.milter.framing import OVERHEAD, encode_packet
 from milterchain.milter.link import MilterLink, reason
-from milterchain.milter.messages import AnyCommand, AnyResponse, OptNeg, Progress, Quit, Reply
+from milterchain.milter.messages import AnyCommand, AnyResponse, Continue, OptNeg, Progress, Quit, Reply
 from milterchain.milter.negotiation import Negotiated, Offer
 from milterchain.milter.state import PIPELINED, RESPONSES, Role
 
-__all__ = ["ClientOptions", "Content", "ContentResult", "MilterSession"]
+__all__ = ["ClientOptions", "Content", "ContentResult", "MilterSession", "Replied"]
+
+Replied: TypeAlias = Callable[["Reply | MilterError"], None]
+"""Takes a reply, or what failed in its place."""
 
 _CONTENT = PIPELINED | {Command.OPTNEG, Command.MACRO}
+_CONTINUE = Continue()
 _NO_MACROS: MacroValues = MappingProxyType({})
+_T = TypeVar("_T")
 
 
 @lru_cache
@@ -87,15 +93,19 @@ _DEFAULT = ClientOptions()
 class _Turn:
     """What waits until the replies before it came."""
 
-    begin: Callable[[], None]
-    future: asyncio.Future[Reply] | asyncio.Future[None] | None
+    begin: Callable[[], object]
+    fail: Callable[[MilterError], None] | None
 
 
-def _break(future: asyncio.Future[Reply] | asyncio.Future[None], error: MilterError) -> None:
-    """Fail a future, which perhaps nobody awaits any more."""
-    if not future.done():
-        future.set_exception(error)
+def _fill(future: asyncio.Future[_T], result: _T | MilterError) -> None:
+    """Settle a future, which perhaps nobody awaits any more."""
+    if future.done():
+        return
+    if isinstance(result, MilterError):
+        future.set_exception(result)
         future.exception()  # so that asyncio does not log it when it is dropped
+    else:
+        future.set_result(result)
 
 
 class MilterSession(MilterLink):
@@ -112,7 +122,7 @@ class MilterSession(MilterLink):
         super().__init__(endpoint, connection, options.command_timeout, options.total_timeout)
         self._options = options
         self._queue: deque[_Turn] = deque()
-        self._waiter: asyncio.Future[Reply] | None = None
+        self._waiter: Replied | None = None
         self._outcome: Outcome | None = None
         self._progress: asyncio.Future[None] | None = None
 
@@ -167,19 +177,42 @@ class MilterSession(MilterLink):
         future: asyncio.Future[Reply] | None = None
         if code in self.negotiated.answered:
             future = self._loop.create_future()
-        if self.closed:
+        try:
+            self.request(
+                code,
+                encode_packet(code, command.encode()),
+                encode_macros(code, macros, self.negotiated.max_data) if macros else b"",
+                None if future is None else partial(_fill, future),
+            )
+        except MilterError as error:
             if future is not None:
-                _break(future, self._end())
-        elif self._busy:
-            self._queue.append(_Turn(lambda: self._command(command, macros, future), future))
-        else:
-            try:
-                self._command(command, macros, future)
-            except LocalProtocolError as error:
-                if future is None:
-                    raise
-                _break(future, error)
+                _fill(future, error)
+            elif isinstance(error, LocalProtocolError):
+                raise
         return future
+
+    def request(self, code: Command, packet: bytes, macros: bytes, replied: Replied | None) -> bool:
+        """Send a command that is encoded already, perhaps for several milters; else as `command`.
+
+        Args:
+            code: the command's.
+            packet: the command.
+            macros: their packet, empty without any.
+            replied: called once if a reply is due, from within the callbacks of the transport.
+
+        Returns:
+            Whether a reply is due.
+
+        Raises:
+            LocalProtocolError: the command is not possible.
+            MilterError: the session is over; `replied` is not called.
+        """
+        if self.closed:
+            raise self._end()
+        if self._busy:
+            self._queue.append(_Turn(lambda: self._request(code, packet, macros, replied), replied))
+            return code in self.negotiated.answered
+        return self._request(code, packet, macros, replied)
 
     def send(self, command: AnyCommand) -> None:
         """Send what is never answered: ABORT, QUIT, QUIT_NC. After QUIT the session is closed.
@@ -252,6 +285,11 @@ class MilterSession(MilterLink):
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         connection = self._connection
+        if self._outcome is None and connection.continued(data):
+            self._settle(_CONTINUE)
+            if self._waiter is not None:
+                self._acknowledge()
+            return
         connection.receive_data(data)
         try:
             if self._outcome is not None and connection.continues():
@@ -302,11 +340,11 @@ class MilterSession(MilterLink):
             turn = queue.popleft()
             try:
                 turn.begin()
-            except LocalProtocolError as error:
-                if turn.future is None:
+            except MilterError as error:
+                if turn.fail is None:
                     self._fail(error)
                 else:
-                    _break(turn.future, error)
+                    turn.fail(error)
 
     async def _turn(self, outcome: Outcome) -> None:
         """Wait for the turn of a message's content."""
@@ -314,35 +352,31 @@ class MilterSession(MilterLink):
 
         def begin() -> None:
             self._outcome = outcome
-            if not future.done():
-                future.set_result(None)
+            _fill(future, None)
 
-        self._queue.append(_Turn(begin, future))
+        self._queue.append(_Turn(begin, partial(_fill, future)))
         await future
 
-    def _command(
-        self,
-        command: AnyCommand,
-        macros: Sequence[tuple[bytes, bytes]],
-        future: asyncio.Future[Reply] | None,
-    ) -> None:
-        negotiated, connection, code = self.negotiated, self._connection, command.code
-        if not negotiated.knows(code):
-            return
+    def _request(self, code: Command, packet: bytes, macros: bytes, replied: Replied | None) -> bool:
+        negotiated = self.negotiated
+        if code in negotiated.declined:
+            if macros and negotiated.knows(code):
+                self._write(macros)
+            return False
+        longest = negotiated.max_data + OVERHEAD
+        if len(packet) > longest or len(macros) > longest:
+            raise LocalProtocolError(f"{code.name} or its macros are longer than {negotiated.max_data} bytes")
         try:
-            packet = encode_macros(code, macros, negotiated.max_data) if macros else b""
-            if code not in negotiated.declined:
-                packet += connection.send(command)
+            self._connection.advance(code)
         except RemoteProtocolError as error:
             self._fail(error)
-            if future is not None:
-                _break(future, self._end())
-            return
-        if future is not None:
-            self._waiter = future
+            raise self._end() from error
+        due = code in negotiated.answered
+        if due:
+            self._waiter = replied
             self._limit(self._options.command_timeout)
-        if packet:
-            self._write(packet)
+        self._write(macros + packet)
+        return due
 
     def _send(self, command: AnyCommand) -> None:
         try:
@@ -355,10 +389,10 @@ class MilterSession(MilterLink):
             self.close()
 
     async def _negotiate(self) -> None:
-        offer = self._options.offer()
-        self._waiter = self._loop.create_future()
-        self._write(self._connection.send(offer))
-        await self._waiter
+        answer: asyncio.Future[Reply] = self._loop.create_future()
+        self._waiter = partial(_fill, answer)
+        self._write(self._connection.send(self._options.offer()))
+        await answer
         assert self._connection.negotiated is not None
         self.negotiated = self._connection.negotiated
 
@@ -369,23 +403,26 @@ class MilterSession(MilterLink):
             self._outcome.received(command, event)
             self._restart()
         else:
-            waiter, self._waiter = self._waiter, None
-            self._deadline = None
-            if waiter is not None and not waiter.done():
-                waiter.set_result(cast("Reply", event))
+            self._settle(cast("Reply", event))
+
+    def _settle(self, reply: Reply) -> None:
+        waiter, self._waiter = self._waiter, None
+        self._deadline = None
+        if waiter is not None:
+            waiter(reply)
+        if self._queue:
             self._next()
 
     def _release(self) -> None:
-        error = self._end()
-        if self._waiter is not None:
-            _break(self._waiter, error)
-            self._waiter = None
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter(self._end())
         while self._queue:
             turn = self._queue.popleft()
-            if turn.future is not None:
-                _break(turn.future, error)
+            if turn.fail is not None:
+                turn.fail(self._end())
         self._wake()
 
     def _wake(self) -> None:
-        if self._progress is not None and not self._progress.done():
-            self._progress.set_result(None)
+        if self._progress is not None:
+            _fill(self._progress, None)

@@ -49,7 +49,7 @@ class OptNeg:
     version: int
     actions: Action
     protocol: Protocol
-    macros: Mapping[int, tuple[bytes, ...]] = field(default_factory=dict)
+    macros: Mapping[int, tuple[bytes, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for names in self.macros.values():

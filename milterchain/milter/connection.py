@@ -29,7 +29,7 @@ from milterchain.milter.messages import (
     decode_command,
     decode_response,
 )
-from milterchain.milter.negotiation import Negotiated, negotiate_as_mta
+from milterchain.milter.negotiation import Negotiated, agreement, negotiate_as_mta
 from milterchain.milter.state import (
     FINAL,
     IDLE_AFTER,
@@ -197,6 +197,21 @@ class Connection:
             outstanding.popleft()
         return count
 
+    def continued(self, data: bytes) -> bool:
+        """(MTA) Take bytes from the peer if they are one Continue, the reply to the only command sent.
+
+        The usual reply, and the whole of what comes with it: the same as `receive_data` and `next_event`.
+
+        Returns:
+            Whether they were; if not, nothing was taken.
+        """
+        if data != _CONTINUE or len(self._outstanding) != 1 or len(self._reader):
+            return False
+        if self.negotiated is None or self.state is State.CLOSED:
+            return False
+        self._outstanding.popleft()
+        return True
+
     def close(self) -> None:
         """Note that the connection is over."""
         self.state = State.CLOSED
@@ -214,16 +229,18 @@ class Connection:
         if packet is None:
             return None
         code, payload = packet
+        if code == Response.OPTNEG and self.state is State.OFFERED:
+            assert self._offer is not None
+            answer, negotiated = agreement(self._offer, payload)
+            self._agree(negotiated)
+            return answer
         response = decode_response(code, payload)
         if not self._outstanding:
             self._refuse(f"{_name(code)} came unasked")
         command = self._outstanding[0]
         if code not in RESPONSES[command]:
             self._refuse(f"{_name(code)} in reply to {_name(command)}")
-        if isinstance(response, OptNeg):
-            assert self._offer is not None
-            self._agree(negotiate_as_mta(self._offer, response))
-        elif code in FINAL:
+        if code in FINAL:
             self._outstanding.popleft()
             if code in IDLE_AFTER.get(command, ()):
                 # How many of the commands that follow get a reply differs between implementations.

@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 
 from milterchain.errors import LocalProtocolError, NotAMilterError, PacketTooLargeError, RemoteProtocolError
 
-__all__ = ["PacketReader", "encode_packet"]
+__all__ = ["OVERHEAD", "PacketReader", "encode_packet"]
+
+OVERHEAD = 5
+"""Bytes of a packet besides its payload."""
 
 _MAX_LENGTH = 0xFFFFFFFF
 _QUOTED = 60

@@ -47,7 +47,8 @@ class MilterLink(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._quickack: Callable[[int, int, int], object] | None = None
-        self._lost: asyncio.Future[None] = self._loop.create_future()
+        self._gone = False
+        self._going: asyncio.Future[None] | None = None
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -73,8 +74,11 @@ class MilterLink(asyncio.Protocol):
 
     async def wait_closed(self) -> None:
         """Wait until the connection is closed; it does not close it."""
-        if self._transport is not None:
-            await asyncio.shield(self._lost)
+        if self._transport is None or self._gone:
+            return
+        if self._going is None:
+            self._going = self._loop.create_future()
+        await asyncio.shield(self._going)
 
     # asyncio calls these
 
@@ -93,12 +97,15 @@ class MilterLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
-        why = f": {reason(exc)}" if isinstance(exc, OSError) else ""
-        self._fail(MilterClosedError(f"lost the connection{self._where()}{why}"))
+        if not self.closed:
+            why = f": {reason(exc)}" if isinstance(exc, OSError) else ""
+            self._fail(MilterClosedError(f"lost the connection{self._where()}{why}"))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._lost.set_result(None)
+        self._gone = True
+        if self._going is not None:
+            self._going.set_result(None)
 
     def pause_writing(self) -> None:
         """See `asyncio.Protocol`."""
@@ -124,15 +131,19 @@ class MilterLink(asyncio.Protocol):
 
     def _limit(self, timeout: float, deadline: float | None = None) -> None:
         """Begin to wait."""
+        now = self._loop.time()
         self._timeout = timeout
-        self._total = self._loop.time() + self._total_timeout
+        self._total = now + self._total_timeout
         if deadline is not None and deadline < self._total:
             self._total = deadline
-        self._restart()
+        self._wait_until(min(now + timeout, self._total))
 
     def _restart(self) -> None:
-        """Start the timer again. One handle serves many waits: it looks at the deadline when it fires."""
-        when = min(self._loop.time() + self._timeout, self._total)
+        """Start the timer again."""
+        self._wait_until(min(self._loop.time() + self._timeout, self._total))
+
+    def _wait_until(self, when: float) -> None:
+        # One handle serves many waits: it looks at the deadline when it fires.
         self._deadline = when
         if self._timer is not None:
             if self._timer_at <= when:

@@ -30,6 +30,7 @@ __all__ = [
     "SINCE",
     "Negotiated",
     "Offer",
+    "agreement",
     "answer_as_milter",
     "negotiate_as_mta",
 ]
@@ -71,6 +72,7 @@ SINCE: Mapping[Command, int] = MappingProxyType({Command.UNKNOWN: 3, Command.DAT
 """The version that brought a command, where it was not there from the start."""
 
 _REPLIED = frozenset({*NO_REPLY, Command.END_OF_MESSAGE})
+_CONTENT = frozenset({Command.HEADER, Command.END_OF_HEADERS, Command.BODY})
 
 _BITS: Mapping[int, Protocol] = MappingProxyType(
     {
@@ -82,6 +84,10 @@ _BITS: Mapping[int, Protocol] = MappingProxyType(
     }
 )
 """The bits that a version knows. Nobody defined 5; it gets what 4 has."""
+
+_ANSWERS = 256
+_ORDINARY = 1024
+"""How many answers are remembered, and of how many bytes the longest: one for each filter in practice."""
 
 _NOTHING = Protocol(0)
 _SIZES = ((Protocol.DATA_SIZE_1M, DATA_SIZE_1M), (Protocol.DATA_SIZE_256K, DATA_SIZE_256K))
@@ -139,6 +145,10 @@ class Negotiated:
         macros: for each stage, the names that the milter asked for.
         declined: the commands that are not sent.
         answered: the commands that are sent and answered.
+        leading_space: whether header values travel with the space after the colon (SMFIP_HDR_LEADSPC).
+        wants_rejected_recipients: whether the milter hears of recipients that the MTA refused
+            (SMFIP_RCPT_REJ).
+        no_content_verdicts: whether nothing is answered between the envelope and the end of the message.
     """
 
     version: int
@@ -148,11 +158,21 @@ class Negotiated:
     macros: Mapping[int, tuple[bytes, ...]] = field(default_factory=dict)
     declined: frozenset[Command] = field(init=False, repr=False)
     answered: frozenset[Command] = field(init=False, repr=False)
+    leading_space: bool = field(init=False, repr=False)
+    wants_rejected_recipients: bool = field(init=False, repr=False)
+    no_content_verdicts: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         declined, answered = _derive(self.version, int(self.protocol))
         object.__setattr__(self, "declined", declined)
         object.__setattr__(self, "answered", answered)
+        derived = {
+            "leading_space": bool(self.protocol & Protocol.LEADING_SPACE),
+            "wants_rejected_recipients": bool(self.protocol & Protocol.RCPT_REJECTED),
+            "no_content_verdicts": answered.isdisjoint(_CONTENT),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
     def wants(self, command: Command) -> bool:
         """Whether the command is sent at all."""
@@ -165,21 +185,6 @@ class Negotiated:
     def knows(self, command: Command) -> bool:
         """Whether the negotiated version has the command: if not, its macros are not sent either."""
         return self.version >= SINCE.get(command, 0)
-
-    @property
-    def leading_space(self) -> bool:
-        """Whether header values travel with the space after the colon (SMFIP_HDR_LEADSPC)."""
-        return bool(self.protocol & Protocol.LEADING_SPACE)
-
-    @property
-    def wants_rejected_recipients(self) -> bool:
-        """Whether the milter hears of recipients that the MTA refused (SMFIP_RCPT_REJ)."""
-        return bool(self.protocol & Protocol.RCPT_REJECTED)
-
-    @property
-    def no_content_verdicts(self) -> bool:
-        """Whether nothing is answered between the envelope and the end of the message."""
-        return self.answered.isdisjoint((Command.HEADER, Command.END_OF_HEADERS, Command.BODY))
 
 
 def _max_data(protocol: int) -> int:
@@ -214,6 +219,24 @@ def negotiate_as_mta(offer: OptNeg, answer: OptNeg) -> Negotiated:
         max_data=_max_data(sizes),
         macros=answer.macros,
     )
+
+
+def agreement(offer: OptNeg, answer: bytes) -> tuple[OptNeg, Negotiated]:
+    """Read the payload of a milter's answer and agree on it, as `negotiate_as_mta`.
+
+    Filters answer the same in every session: an ordinary answer is worked out once.
+
+    Raises:
+        NegotiationError: as `negotiate_as_mta`.
+        LocalProtocolError: this is no answer.
+    """
+    return _known(offer, answer) if len(answer) <= _ORDINARY else _known.__wrapped__(offer, answer)
+
+
+@lru_cache(_ANSWERS)
+def _known(offer: OptNeg, answer: bytes) -> tuple[OptNeg, Negotiated]:
+    message = OptNeg.decode(answer)
+    return message, negotiate_as_mta(offer, message)
 
 
 def answer_as_milter(

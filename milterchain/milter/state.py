@@ -33,8 +33,8 @@ class Role(enum.Enum):
     MILTER = "milter"
 
 
-class State(enum.Enum):
-    """How far a connection has come."""
+class State(enum.StrEnum):
+    """How far a connection has come. Strings, because plain members are slow keys of tables."""
 
     START = "nothing was sent"
     OFFERED = "options were offered"

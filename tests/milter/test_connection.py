@@ -414,6 +414,37 @@ def test_continues_before_the_end_of_message_was_sent():
     assert connection.outstanding == 0
 
 
+@pytest.mark.parametrize("path", ["C", "CH", "CHM", "CHMR", "CHMRT", "CHMRTL"])
+def test_a_continue_by_itself(path):
+    fast, slow = (Pair().play(path[:-1]).mta for _ in range(2))
+    for connection in (fast, slow):
+        connection.advance(Command(ord(path[-1])))
+    assert fast.continued(CONTINUE)
+    slow.receive_data(CONTINUE)
+    assert events(slow) == [Continue()]
+    assert (fast.state, fast.outstanding, fast.unread) == (slow.state, slow.outstanding, slow.unread)
+
+
+def test_what_is_no_continue_by_itself():
+    offering = Connection(Role.MTA)
+    offering.send(Offer().message())
+    assert not offering.continued(CONTINUE)
+    connection = Pair().play("CH").mta
+    assert not connection.continued(CONTINUE)
+    connection.send(Mail(b"<>"))
+    assert not connection.continued(CONTINUE[:3])
+    assert not connection.continued(CONTINUE * 2)
+    assert not connection.continued(encode_packet(Response.ACCEPT))
+    connection.receive_data(CONTINUE[:3])
+    assert not connection.continued(CONTINUE)
+    assert (connection.unread, connection.outstanding) == (3, 1)
+    closed = Pair().play("CH").mta
+    closed.send(Mail(b"<>"))
+    closed.close()
+    assert not closed.continued(CONTINUE)
+    assert closed.next_event() is None
+
+
 # Faults
 
 

@@ -18,6 +18,7 @@ from milterchain.milter.negotiation import (
     NO_REPLY,
     Negotiated,
     Offer,
+    agreement,
     answer_as_milter,
     negotiate_as_mta,
 )
@@ -102,6 +103,23 @@ def test_macro_lists_are_kept_even_if_they_were_not_offered():
 def test_what_an_mta_refuses(offer, answer, text):
     with pytest.raises(NegotiationError, match=text):
         negotiate_as_mta(offer, answer)
+
+
+@pytest.mark.parametrize("names", [1, 2000])
+def test_an_answer_as_it_travels(names):
+    offer = Offer().message()
+    answer = optneg(actions=1, protocol=2, macros={Stage.MAIL: (b"i",) * names})
+    message, agreed = agreement(offer, answer.encode())
+    assert (message, agreed) == (answer, negotiate_as_mta(offer, answer))
+    # An ordinary answer is worked out once.
+    assert (agreement(offer, answer.encode())[1] is agreed) == (names == 1)
+
+
+def test_answers_to_different_offers_are_kept_apart():
+    answer = optneg(actions=1).encode()
+    assert agreement(Offer().message(), answer)[1].actions == 1
+    with pytest.raises(NegotiationError):
+        agreement(Offer(actions=Action(0)).message(), answer)
 
 
 @pytest.mark.parametrize("command", list(Command))
