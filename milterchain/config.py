@@ -193,11 +193,11 @@ class MilterConfig(_Table):
 
     Attributes:
         name: how logs and tables call it; the address by default.
+        default_action: the verdict when it fails; for `quarantine` see `QuarantineConfig`.
     """
 
     later = {
         "mode": ("observing", frozenset()),
-        "default_action": ("quarantine", frozenset({"quarantine"})),
         "clients": ("a condition on clients", frozenset()),
         "not_clients": ("a condition on clients", frozenset()),
         "listeners": ("a condition on listeners", frozenset()),
@@ -256,7 +256,7 @@ class RelayConfig(_Table):
 
 
 class QuarantineConfig(_Table):
-    """`[quarantine]`: what becomes of a message that a milter wants to be held.
+    """`[quarantine]`: what becomes of a message that a milter, or a milter's default action, wants to be held.
 
     Until messages can be held, the client is told to try again later.
     """

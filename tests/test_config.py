@@ -218,7 +218,6 @@ NOT_YET = {
     '[[listen]]\nxclient_from = ["10.0.0.5"]': "listen[1].xclient_from: XCLIENT",
     '[[listen]]\nauth = { backend = "next-hop" }': "listen[1].auth: AUTH",
     MILTER + 'mode = "observe"': "milter[1].mode: 'observe': observing",
-    MILTER + 'default_action = "quarantine"': "milter[1].default_action: 'quarantine': quarantine",
     MILTER + 'clients = ["10.0.0.5"]': "milter[1].clients: a condition on clients",
     MILTER + 'not_clients = ["10.0.0.5"]': "milter[1].not_clients: a condition on clients",
     MILTER + 'listeners = ["smtp"]': "milter[1].listeners: a condition on listeners",

@@ -149,6 +149,8 @@ SESSION = (Command.CONNECT, Command.HELO, Command.MAIL, Command.RCPT, Command.DA
 
 def failed(action: str, command: Command) -> dict[str, str]:
     """What the client hears when the milter dies at a command."""
+    if action == "quarantine":
+        return {"message": HELD}  # nothing can be held yet
     reply = FAILED.get(action)
     if reply is None:
         return {}
@@ -165,7 +167,7 @@ def failed(action: str, command: Command) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("command", SESSION, ids=lambda command: command.name)
-@pytest.mark.parametrize("action", ["accept", *FAILED])
+@pytest.mark.parametrize("action", ["accept", "quarantine", *FAILED])
 async def test_a_default_action_as_the_client_hears_it(world: Any, action: str, command: Command) -> None:
     await world.start({command: Close()}, milter={"default_action": action})
     client = await world.client()
