@@ -256,7 +256,7 @@ class RelayConfig(_Table):
 
 
 class QuarantineConfig(_Table):
-    """`[quarantine]`: what becomes of a message that a milter, or a milter's default action, wants to be held.
+    """`[quarantine]`: what becomes of a message that a milter, or its default action, wants to be held.
 
     Until messages can be held, the client is told to try again later.
     """

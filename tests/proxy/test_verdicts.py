@@ -149,11 +149,9 @@ SESSION = (Command.CONNECT, Command.HELO, Command.MAIL, Command.RCPT, Command.DA
 
 def failed(action: str, command: Command) -> dict[str, str]:
     """What the client hears when the milter dies at a command."""
-    if action == "quarantine":
-        return {"message": HELD}  # nothing can be held yet
     reply = FAILED.get(action)
     if reply is None:
-        return {}
+        return {"message": HELD} if action == "quarantine" else {}
     if command is Command.CONNECT:
         if action == "reject":
             return {"greeting": BANNER, "ehlo": MINIMAL, "mail": reply}
