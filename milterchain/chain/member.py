@@ -377,7 +377,8 @@ class Member:
         except MilterError as error:
             late = isinstance(error, MilterTimeoutError) and asyncio.get_running_loop().time() >= deadline
             verdict = self._fail(error, Command.END_OF_MESSAGE)
-            return Heard(verdict=deferred(self.name) if late else verdict)
+            # What it had to say about holding the message is no edit: it stands even if we go on without it.
+            return Heard(verdict=deferred(self.name) if late else verdict, quarantine=session.quarantine)
         except BaseException:
             self.drop()
             raise

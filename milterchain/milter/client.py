@@ -113,6 +113,7 @@ class MilterSession(MilterLink):
 
     Attributes:
         negotiated: what was agreed on.
+        quarantine: the reason for which the milter wanted a message held before it failed with it, else None.
     """
 
     negotiated: Negotiated
@@ -120,6 +121,7 @@ class MilterSession(MilterLink):
     def __init__(self, endpoint: Endpoint, options: ClientOptions = _DEFAULT) -> None:
         connection = Connection(Role.MTA, max_payload=options.max_reply)
         super().__init__(endpoint, connection, options.command_timeout, options.total_timeout)
+        self.quarantine: bytes | None = None
         self._options = options
         self._queue: deque[_Turn] = deque()
         self._waiter: Replied | None = None
@@ -262,6 +264,7 @@ class MilterSession(MilterLink):
             exchange = Exchange(self, self._connection, self.negotiated, outcome, pipelined=pipelined)
             result = await exchange.run(content, macros)
         except MilterError as error:
+            self.quarantine = outcome.quarantine
             self._fail(error)
             raise self._end() from error
         except BaseException:

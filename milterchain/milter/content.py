@@ -94,17 +94,18 @@ class Outcome:
         max_edits: the most modifications, pieces of a new body not counted.
         max_edit_bytes: the most that all of them together may be.
         result: set by the final verdict.
+        quarantine: the reason, if the milter wants the message held; the last one counts.
         skipped: the commands of which the milter wants no more.
     """
 
     max_edits: int
     max_edit_bytes: int
     result: ContentResult | None = None
+    quarantine: bytes | None = None
     skipped: set[int] = field(default_factory=set)
     _edits: list[Modification] = field(default_factory=list)
     _counted: int = 0
     _bytes: int = 0
-    _quarantine: bytes | None = None
 
     def over(self) -> bool:
         """Whether there is a verdict."""
@@ -119,7 +120,7 @@ class Outcome:
         if event.code in FINAL:
             self._final(command, cast("Reply", event))
         elif isinstance(event, Quarantine):
-            self._quarantine = event.text
+            self.quarantine = event.text
         else:
             self._modification(cast("Modification", event))
 
@@ -133,7 +134,7 @@ class Outcome:
             self.skipped.add(command)
             return
         self.result = ContentResult(
-            reply=reply, stage=Command(command), edits=tuple(self._edits), quarantine=self._quarantine
+            reply=reply, stage=Command(command), edits=tuple(self._edits), quarantine=self.quarantine
         )
 
     def _modification(self, edit: Modification) -> None:

@@ -157,11 +157,14 @@ async def test_a_late_packet_is_not_taken_for_the_next_reply(lab):
     assert await lab.play(session, "M") == ["550 5.5.0 Service unavailable"]
 
 
-async def test_quarantine_then_failure_keeps_the_hold(lab):
-    await lab.milter({Command.END_OF_MESSAGE: [Quarantine(b"virus"), ReplyCode(b"999 what")]})
-    session = await lab.session({"default_action": "accept"})
+@pytest.mark.parametrize("fault", [[ReplyCode(b"999 what")], [Close()], [Reset()], [Garbage()], [Silence()]])
+async def test_quarantine_then_failure_keeps_the_hold(lab, fault):
+    await lab.milter({Command.END_OF_MESSAGE: [Quarantine(b"virus"), *fault]})
+    session = await lab.session({"default_action": "accept", **IMPATIENT})
     assert (await lab.play(session, "C H M R1 T E"))[-1] == "c"
     assert lab.outcome.quarantine == ("m0", b"virus")
+    await lab.play(session, "M R1 T E")
+    assert lab.outcome.quarantine is None
 
 
 async def test_the_failure_of_one_does_not_hide_the_refusal_of_another(lab):
