@@ -41,6 +41,7 @@ from milterchain.config_types import (
     parse_macro_stage,
     parse_network,
     parse_size,
+    parse_workers,
 )
 from milterchain.errors import ConfigurationError
 from milterchain.milter.endpoint import Endpoint, parse_endpoint
@@ -316,7 +317,7 @@ class Config(_Table):
     later = {"workers": ("more than one worker", frozenset())}
 
     hostname: Annotated[str, BeforeValidator(parse_hostname)] = Field(default_factory=default_hostname)
-    workers: Count | Literal["auto"] = 1
+    workers: Annotated[int | Literal["auto"], BeforeValidator(parse_workers)] = 1
     listen: Annotated[tuple[ListenConfig, ...], AfterValidator(_not_empty)] = (ListenConfig(),)
     access: AccessConfig = AccessConfig()
     milter: tuple[MilterConfig, ...] = ()

@@ -5,6 +5,7 @@ exist where an unknown one was met.
 """
 
 import difflib
+import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -25,6 +26,8 @@ _KINDS: Final[Mapping[str, str]] = {
     "tuple": "a list",
 }
 """What a value should have been, by the first word of pydantic's error type (`int_type`, `tuple_type`…)."""
+
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 _SHOWN: Final = 60
 """Characters of a wrong value that are shown."""
@@ -49,7 +52,8 @@ def key_path(location: Sequence[int | str]) -> str:
         if isinstance(step, int):
             path += f"[{step + 1}]"
         else:
-            path += f".{step}" if path else step
+            key = step if _BARE_KEY.fullmatch(step) else _short(step)
+            path += f".{key}" if path else key
     return path
 
 
@@ -81,6 +85,8 @@ def _text(details: ErrorDetails, model: type[BaseModel]) -> str:
     if builder is not None:
         return f"{value} {builder(context)}"
     expected = _KINDS.get(kind.partition("_")[0])
+    if expected == "a list":
+        expected += f"; write {_list_hint(details['loc'], model)}"
     return f"{value} is not {expected}" if expected else f"{value}: {details['msg']}"
 
 
@@ -91,6 +97,14 @@ _TEXTS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "string_too_long": lambda context: f"is too long; {context['max_length']} characters are allowed",
     "string_pattern_mismatch": lambda _: "is not a name; printable ASCII without spaces is allowed",
 }
+
+
+def _list_hint(location: Sequence[int | str], model: type[BaseModel]) -> str:
+    # Lists of tables are at the top only.
+    field = model.model_fields[str(location[0])]
+    if len(location) == 1 and any(_models(field.annotation)):
+        return f"[[{location[0]}]] above each table"
+    return "it in [brackets]"
 
 
 def _choices(expected: str) -> str:

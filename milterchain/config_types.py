@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import idna
 
@@ -29,6 +29,7 @@ __all__ = [
     "parse_macro_stage",
     "parse_network",
     "parse_size",
+    "parse_workers",
 ]
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -158,6 +159,15 @@ def parse_domain(value: object) -> str:
             f"{value!r} is not a domain; write it as example.org, or .example.org for its subdomains"
         )
     return f".{name.lower()}" if text.startswith(".") else name.lower()
+
+
+def parse_workers(value: object) -> int | Literal["auto"]:
+    """Read a number of processes, or `"auto"`."""
+    if value == "auto":
+        return "auto"
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{value!r} is not a number of processes; write 1 or more, or auto")
+    return value
 
 
 def parse_network(value: object) -> Network:

@@ -140,7 +140,7 @@ MISTAKES = {
     "no number": ('[limits]\nerrors = "5"', "limits.errors: '5' is not a whole number"),
     "no boolean": ("[relay]\nreceived = 1", "relay.received: 1 is not true or false"),
     "no table": ("access = 1", "access: 1 is not a table"),
-    "no list": ("listen = 1", "listen: 1 is not a list"),
+    "no list": ("listen = 1", "listen: 1 is not a list; write [[listen]] above each table"),
     "no string": (MILTER + "name = 1", "milter[1].name: 1 is not a string"),
     "no macros table": (MILTER + "macros = 1", "milter[1].macros: 1 is not a table"),
     "bad name": (
@@ -197,6 +197,31 @@ MISTAKES = {
             "milter[1].macros.mail[1]: 'mail_addr' is not the name of a macro;"
             " write one letter bare (i) and longer names in braces ({mail_addr})"
         ),
+    ),
+    "workers": ('workers = "many"', "workers: 'many' is not a number of processes; write 1 or more, or auto"),
+    "no worker": ("workers = 0", "workers: 0 is not a number of processes; write 1 or more, or auto"),
+    "a table that should be several": (
+        '[milter]\naddress = "inet:127.0.0.1:8891"',
+        "milter: {'address': 'inet:127.0.0.1:8891'} is not a list; write [[milter]] above each table",
+    ),
+    "a value that should be several tables": (
+        'listen = "127.0.0.1:25"',
+        "listen: '127.0.0.1:25' is not a list; write [[listen]] above each table",
+    ),
+    "one value that should be a list": (
+        '[relay]\nnext_hop = "discard:"',
+        "relay.next_hop: 'discard:' is not a list; write it in [brackets]",
+    ),
+    "a key that is more than a word": (
+        '[limits]\n"a\\u001b[31m\\nb.c" = 1',
+        (
+            r"limits.'a\x1b[31m\nb.c': there is no such key; allowed are command_timeout, connections,"
+            " connections_per_client, errors, message_size, message_timeout, received_hops, recipients"
+        ),
+    ),
+    "one macro that should be a list": (
+        MILTER + 'macros = { mail = "i" }',
+        "milter[1].macros.mail: 'i' is not a list; write it in [brackets]",
     ),
     "macro stage": (
         MILTER + 'macros = { eom = ["i"] }',
