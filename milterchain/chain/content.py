@@ -1,8 +1,9 @@
 """One message's content for one milter: what is sent, and how."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
+from milterchain.chain.briefing import MacroPackets
 from milterchain.chain.plan import MilterPlan, streams
 from milterchain.chain.verdict import Verdict
 from milterchain.mail.body import Body
@@ -12,11 +13,12 @@ from milterchain.milter.content import Content, ContentResult
 from milterchain.milter.flags import Command
 from milterchain.milter.messages import Modification
 
-__all__ = ["Heard", "send_content", "terminated"]
+__all__ = ["Heard", "Parcel", "terminated"]
+
+_STAGES = (Command.END_OF_HEADERS, Command.END_OF_MESSAGE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class Heard(NamedTuple):
     """What a milter said to the content of a message.
 
     Attributes:
@@ -51,27 +53,27 @@ def terminated(body: Body) -> tuple[int, Callable[[int], Iterable[bytes]]]:
     return len(body) + 2, chunks
 
 
-async def send_content(
-    session: MilterSession,
-    plan: MilterPlan,
-    message: Message,
-    values: Mapping[bytes, bytes],
-    deadline: float,
-) -> ContentResult:
-    """Send a message and wait for the last word on it.
+class Parcel:
+    """A message as milters get it, encoded once for all that get it in the same form."""
 
-    Raises:
-        MilterError: the milter failed.
-        OSError: the message cannot be read.
-    """
-    negotiated = session.negotiated
-    size, chunks = terminated(message.body)
-    return await session.content(
-        Content(headers=message.milter_headers(), body=chunks, body_size=size),
-        pipelined=streams(plan.settings, negotiated),
-        macros={
-            stage: plan.macros_for(stage, values, negotiated)
-            for stage in (Command.END_OF_HEADERS, Command.END_OF_MESSAGE)
-        },
-        deadline=deadline,
-    )
+    __slots__ = ("_content", "_macros")
+
+    def __init__(self, message: Message, values: Mapping[bytes, bytes]) -> None:
+        size, chunks = terminated(message.body)
+        self._content = Content(headers=message.milter_headers(), body=chunks, body_size=size)
+        self._macros = tuple((stage, MacroPackets(stage, values)) for stage in _STAGES)
+
+    async def send(self, session: MilterSession, plan: MilterPlan, deadline: float) -> ContentResult:
+        """Send the message to a milter and wait for its last word.
+
+        Raises:
+            MilterError: the milter failed.
+            OSError: the message cannot be read.
+        """
+        negotiated = session.negotiated
+        return await session.content(
+            self._content,
+            pipelined=streams(plan.settings, negotiated),
+            macros={stage: packets.packet(plan, negotiated) for stage, packets in self._macros},
+            deadline=deadline,
+        )

@@ -7,7 +7,7 @@ waited for. Those before it are, however slow, or the answer would depend on who
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from milterchain.chain.line import Answer
+from milterchain.chain.line import Answer, Step
 from milterchain.chain.member import Member
 from milterchain.chain.verdict import CONTINUE, Verdict
 from milterchain.errors import MilterTimeoutError
@@ -26,39 +26,37 @@ async def decide(answers: Sequence[tuple[Member, Answer]], deadline: float | Non
         answers: each member's, in configured order.
         deadline: the loop time at which those who have not answered are given up.
     """
-    for index, (_, answer) in enumerate(answers):
-        if not isinstance(answer, Verdict):
-            return await _wait(answers[index:], deadline)
-        if answer.decides:
-            return answer
-    return CONTINUE
+    verdict = _decision(answers)
+    if verdict is not None:
+        return verdict
+    loop = asyncio.get_running_loop()
+    decision: asyncio.Future[Verdict] = loop.create_future()
 
+    def look() -> None:
+        verdict = _decision(answers)
+        if verdict is not None and not decision.done():
+            decision.set_result(verdict)
 
-async def _wait(answers: Sequence[tuple[Member, Answer]], deadline: float | None) -> Verdict:
-    if deadline is None:
-        deadline = asyncio.get_running_loop().time() + EVENT_TIMEOUT
+    def give_up() -> None:
+        for member, answer in answers:
+            if isinstance(answer, Step) and answer.verdict is None and not decision.done():
+                member.give_up(MilterTimeoutError("no verdict in time, only signs of progress"))
+
+    for _, answer in answers:
+        if isinstance(answer, Step):
+            answer.tell(look)
+    timer = loop.call_at(loop.time() + EVENT_TIMEOUT if deadline is None else deadline, give_up)
     try:
-        async with asyncio.timeout_at(deadline):
-            for _, answer in answers:
-                # Not shielded: if this task is cancelled, the member does without its future.
-                verdict = answer if isinstance(answer, Verdict) else await answer
-                if verdict.decides:
-                    return verdict
-    except TimeoutError:
-        return _out_of_time(answers)
-    return CONTINUE
+        return await decision
+    finally:
+        timer.cancel()
 
 
-def _out_of_time(answers: Sequence[tuple[Member, Answer]]) -> Verdict:
-    for member, answer in answers:
-        if isinstance(answer, Verdict):
-            verdict = answer
-        elif answer.done() and not answer.cancelled():
-            verdict = answer.result()
-        else:
-            member.give_up(MilterTimeoutError("no verdict in time, only signs of progress"))
-            verdict = member.standing
-        if verdict.decides:
+def _decision(answers: Sequence[tuple[Member, Answer]]) -> Verdict | None:
+    """The verdict as far as it can be known, None if it cannot yet."""
+    for _, answer in answers:
+        verdict = answer.verdict if isinstance(answer, Step) else answer
+        if verdict is None or verdict.decides:
             return verdict
     return CONTINUE
 

@@ -9,15 +9,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
+from milterchain.chain.briefing import Event
 from milterchain.chain.verdict import CONTINUE, Verdict
 from milterchain.mail.envelope import Path
-from milterchain.milter.messages import Abort, Connect, Data, Helo, Mail, Quit, Rcpt, Unknown
+from milterchain.milter.messages import Abort, Connect, Helo, Mail, Quit
 
-__all__ = ["MAX_LENGTH", "Answer", "Event", "Line", "Outcome", "Step", "Story"]
+__all__ = ["MAX_LENGTH", "Answer", "Line", "Outcome", "Step", "Story"]
 
-Event: TypeAlias = Connect | Helo | Mail | Rcpt | Data | Unknown
-Answer: TypeAlias = "Verdict | asyncio.Future[Verdict]"
-"""A verdict, or the promise of one."""
+Answer: TypeAlias = "Verdict | Step"
+"""A verdict, or the step that will have one."""
 
 MAX_LENGTH = 100
 """Steps that wait for a slow milter while the others decide without it."""
@@ -29,16 +29,18 @@ class Story:
     Attributes:
         mail: the sender.
         recipients: those that nobody refused, each with its number in this message.
+        numbers: these numbers.
         values: the macros.
     """
 
-    __slots__ = ("mail", "recipients", "values")
+    __slots__ = ("mail", "numbers", "recipients", "values")
 
     def __init__(
         self, mail: Mail, recipients: Sequence[tuple[int, Path]], values: dict[bytes, bytes]
     ) -> None:
         self.mail = mail
         self.recipients = recipients
+        self.numbers = frozenset(number for number, _ in recipients)
         self.values = values
 
 
@@ -55,42 +57,57 @@ class Step:
     """Something in the line.
 
     Attributes:
-        event: what to send; None is the end of a story.
-        macros: what to send with it.
+        event: what happened; None is the end of a story.
+        packet: the event as it travels.
+        macros: their packet, to be sent before it.
         recipient: the number of the recipient that this is about.
         muted: whether nobody cares for the verdict.
         outcome: of the story that this step is a part of.
         started: when it was sent, if somebody measures.
+        verdict: None as long as there is none.
     """
 
-    __slots__ = ("_answer", "event", "macros", "muted", "outcome", "recipient", "started")
+    __slots__ = (
+        "_tell",
+        "event",
+        "macros",
+        "muted",
+        "outcome",
+        "packet",
+        "recipient",
+        "started",
+        "verdict",
+    )
 
     def __init__(
         self,
         event: Event | Abort | Quit | Story | None,
-        macros: Sequence[tuple[bytes, bytes]] = (),
+        packet: bytes = b"",
+        macros: bytes = b"",
         *,
         recipient: int | None = None,
         muted: bool = False,
         outcome: Outcome | None = None,
     ) -> None:
         self.event = event
+        self.packet = packet
         self.macros = macros
         self.recipient = recipient
         self.muted = muted
         self.outcome = outcome
         self.started = 0.0
-        self._answer: asyncio.Future[Verdict] | None = None
+        self.verdict: Verdict | None = None
+        self._tell: Callable[[], None] | None = None
 
-    def promise(self) -> asyncio.Future[Verdict]:
-        """What `resolve` will fill."""
-        self._answer = asyncio.get_running_loop().create_future()
-        return self._answer
+    def tell(self, callback: Callable[[], None]) -> None:
+        """Call this when the verdict is there."""
+        self._tell = callback
 
     def resolve(self, verdict: Verdict) -> None:
-        """Tell whoever waits, if anybody still does."""
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(verdict)
+        """Take the verdict, and tell whoever waits for it."""
+        self.verdict = verdict
+        if self._tell is not None:
+            self._tell()
 
 
 class Line:
@@ -120,12 +137,11 @@ class Line:
             verdict = self._run(step)
             if verdict is not None:
                 return verdict
-            answer = step.promise()
             if self.waiting is None:
                 self.go_on()
-            return answer
+            return step if step.verdict is None else step.verdict
         self._steps.append(step)
-        return step.promise()
+        return step
 
     def cut_in(self, steps: Iterable[Step]) -> None:
         """Put steps at the head of the line, to be run when the present one is done with."""

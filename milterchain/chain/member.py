@@ -12,10 +12,10 @@ the middle of streamed content, is opened anew at the next message.
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
 
-from milterchain.chain.content import Heard, send_content
-from milterchain.chain.line import MAX_LENGTH, Answer, Event, Line, Outcome, Step, Story
+from milterchain.chain.briefing import Briefing, Event
+from milterchain.chain.content import Heard, Parcel
+from milterchain.chain.line import MAX_LENGTH, Answer, Line, Outcome, Step, Story
 from milterchain.chain.observer import Observer
 from milterchain.chain.opening import open_session
 from milterchain.chain.picture import Phase, Picture
@@ -32,14 +32,16 @@ from milterchain.chain.verdict import (
     scope_of,
     verdict_of,
 )
-from milterchain.errors import MilterError, MilterTimeoutError, RemoteProtocolError
-from milterchain.mail.message import Message
+from milterchain.errors import LocalProtocolError, MilterError, MilterTimeoutError, RemoteProtocolError
 from milterchain.milter.client import MilterSession
 from milterchain.milter.flags import Command
 from milterchain.milter.messages import Abort, Connect, Data, Helo, Mail, Quit, Rcpt, Reply, Skip, Unknown
 from milterchain.milter.state import IDLE_AFTER
 
 __all__ = ["Member"]
+
+_EVENTS = (Connect, Helo, Mail, Rcpt, Data, Unknown)
+_ABOUT_A_MESSAGE = (Rcpt, Data)
 
 
 class Member:
@@ -59,7 +61,6 @@ class Member:
         "_line",
         "_observer",
         "_picture",
-        "_reply",
         "_session",
         "_skipping",
         "must_reopen",
@@ -79,7 +80,6 @@ class Member:
         self._in_content = False
         self._line = Line(self._run)
         self._picture = Picture()
-        self._reply: asyncio.Future[Reply] | None = None
         self._skipping: Command | None = None
 
     @property
@@ -103,11 +103,11 @@ class Member:
 
     # Opening and closing
 
-    async def open(self, greetings: Sequence[Connect | Helo], values: Mapping[bytes, bytes]) -> Verdict:
-        """Connect to the milter, negotiate, and introduce the client.
+    async def open(self) -> Verdict:
+        """Connect to the milter and negotiate.
 
         Returns:
-            The first verdict that is not Continue, the default action's in case of failure.
+            Continue, or the default action's verdict in case of failure.
         """
         self.must_reopen = False
         started = time.monotonic() if self._observer is not None else 0.0
@@ -122,11 +122,6 @@ class Member:
         self._picture.end()
         if self._observer is not None:
             self._observer.on_event(self.name, Command.OPTNEG, CONTINUE, time.monotonic() - started)
-        for greeting in greetings:
-            answer = self.event(greeting, values)
-            verdict = answer if isinstance(answer, Verdict) else await answer
-            if verdict.kind is not Kind.CONTINUE:
-                return verdict
         return CONTINUE
 
     def quit(self) -> None:
@@ -149,7 +144,7 @@ class Member:
     def give_up(self, error: MilterError) -> None:
         """Treat the milter as failed: it has taken too long."""
         waiting = self._line.waiting
-        event = waiting.event.code if waiting and isinstance(waiting.event, Event) else Command.OPTNEG
+        event = waiting.event.code if waiting and isinstance(waiting.event, _EVENTS) else Command.OPTNEG
         self._line.settle(self._fail(error, event))
 
     def _closing(self) -> None:
@@ -183,27 +178,25 @@ class Member:
 
     # Events
 
-    def event(
-        self,
-        event: Event,
-        values: Mapping[bytes, bytes],
-        *,
-        recipient: int | None = None,
-        muted: bool = False,
-    ) -> Answer:
+    def event(self, briefing: Briefing, *, recipient: int | None = None, muted: bool = False) -> Answer:
         """Tell the milter, at once or when it has answered what it was told before.
 
         Args:
-            event: what happened.
-            values: the macros, as they are now.
+            briefing: what happened.
             recipient: for RCPT, the recipient's number in this message.
             muted: whether the verdict is of no consequence: somebody else has refused already.
         """
         session = self._session
         if session is None:
             return self.standing
-        macros = self.plan.macros_for(event.code, values, session.negotiated)
-        return self._line.submit(Step(event, macros, recipient=recipient, muted=muted))
+        try:
+            macros = briefing.macros.packet(self.plan, session.negotiated)
+        except LocalProtocolError as error:
+            self.give_up(error)
+            return self.standing
+        return self._line.submit(
+            Step(briefing.event, briefing.packet, macros, recipient=recipient, muted=muted)
+        )
 
     def abort(self) -> None:
         """End the message, if there is one; what is in the line for it is not sent any more."""
@@ -221,17 +214,15 @@ class Member:
 
     def _run(self, step: Step) -> Verdict | None:
         """Run one step; None if its verdict comes later."""
-        event = step.event
-        if self._session is None:
+        event, session = step.event, self._session
+        if session is None:
             return self.standing
+        if isinstance(event, _EVENTS):
+            return self._send(session, step, event) if self._due(step, event) else CONTINUE
         if event is None:
             assert step.outcome is not None
             return step.outcome.verdict
-        if isinstance(event, Story):
-            return self._retell(self._session, step, event)
-        if isinstance(event, Abort | Quit):
-            return self._end(self._session, event)
-        return self._send(self._session, step, event) if self._due(step, event) else CONTINUE
+        return self._retell(session, step, event) if isinstance(event, Story) else self._end(session, event)
 
     def _due(self, step: Step, event: Event) -> bool:
         """Whether the milter is to hear this, as things stand now."""
@@ -239,7 +230,7 @@ class Member:
             return False
         if isinstance(event, Mail):
             self._picture = Picture(begun=True)
-        elif isinstance(event, Rcpt | Data):
+        elif isinstance(event, _ABOUT_A_MESSAGE):
             if self._picture.phase is not Phase.ACTIVE:
                 return False
         elif isinstance(event, Unknown) and self._picture.phase is Phase.DONE:
@@ -251,20 +242,16 @@ class Member:
 
     def _send(self, session: MilterSession, step: Step, event: Event) -> Verdict | None:
         try:
-            if session.failure is not None:
-                raise session.failure
-            reply = session.command(event, step.macros)
+            due = session.request(event.code, step.packet, step.macros, self._replied)
         except MilterError as error:
             return self._fail(error, event.code)
-        if reply is None:
+        if not due:
             if session.negotiated.wants(event.code):
                 self._knows(step)
             return CONTINUE
         if self._observer is not None:
             step.started = time.monotonic()
         self._line.waiting = step
-        self._reply = reply
-        reply.add_done_callback(self._replied)
         return None
 
     def _knows(self, step: Step) -> None:
@@ -283,19 +270,16 @@ class Member:
 
     # Replies
 
-    def _replied(self, reply: "asyncio.Future[Reply]") -> None:
-        error = reply.exception()
-        step = self._line.waiting
-        session = self._session
-        if self._reply is not reply or step is None or session is None:
+    def _replied(self, reply: "Reply | MilterError") -> None:
+        step, session = self._line.waiting, self._session
+        if step is None or session is None:
             return  # given up already
-        self._reply = None
-        assert isinstance(step.event, Event)
+        assert isinstance(step.event, _EVENTS)
         event = step.event.code
-        if isinstance(error, MilterError):
-            verdict = self._fail(error, event)
+        if isinstance(reply, MilterError):
+            verdict = self._fail(reply, event)
         else:
-            verdict = self._judge(session, step, event, reply.result())
+            verdict = self._judge(session, step, event, reply)
         if step.outcome is not None:
             self._retold(step, verdict)
         self._line.settle(verdict)
@@ -324,19 +308,21 @@ class Member:
 
     def _retell(self, session: MilterSession, step: Step, story: Story) -> Verdict | None:
         """Put the story at the head of the line, if there is need."""
-        numbers = {number for number, _ in story.recipients}
         keep = self.plan.settings.on_rejected_recipient == "keep"
-        if keep or not self._picture.stale(numbers):
+        if keep or not self._picture.stale(story.numbers):
             return self._picture.final if self._picture.final.kind is Kind.DISCARD else CONTINUE
-        events: list[tuple[Event, Mapping[bytes, bytes], int | None]] = [(story.mail, story.values, None)]
+        told: list[tuple[Briefing, int | None]] = [(Briefing(story.mail, story.values), None)]
         for number, path in story.recipients:
             known = {**story.values, **rcpt_values(path)}
-            events.append((Rcpt(path.address, path.args), known, number))
+            told.append((Briefing(Rcpt(path.address, path.args), known), number))
         step.outcome = outcome = Outcome()
         steps = [Step(Abort(), outcome=outcome)]
-        for event, values, recipient in events:
-            macros = self.plan.macros_for(event.code, values, session.negotiated)
-            steps.append(Step(event, macros, recipient=recipient, outcome=outcome))
+        for briefing, recipient in told:
+            try:
+                macros = briefing.macros.packet(self.plan, session.negotiated)
+            except LocalProtocolError as error:
+                return self._fail(error, briefing.event.code)
+            steps.append(Step(briefing.event, briefing.packet, macros, recipient=recipient, outcome=outcome))
         step.event = None
         self._line.cut_in([*steps, step])
         return None
@@ -355,12 +341,11 @@ class Member:
 
     # Content
 
-    async def content(self, message: Message, values: Mapping[bytes, bytes], deadline: float) -> Heard:
+    async def content(self, parcel: Parcel, deadline: float) -> Heard:
         """Send the content and hear the milter's last word on the message. No reply may be due.
 
         Args:
-            message: as the milters before this one have made it.
-            values: the macros.
+            parcel: the message as the milters before this one have made it.
             deadline: the loop time at which the verdict must be there.
 
         Raises:
@@ -373,7 +358,7 @@ class Member:
         self._skipping = None
         self._in_content = True
         try:
-            result = await send_content(session, self.plan, message, values, deadline)
+            result = await parcel.send(session, self.plan, deadline)
         except MilterError as error:
             late = isinstance(error, MilterTimeoutError) and asyncio.get_running_loop().time() >= deadline
             verdict = self._fail(error, Command.END_OF_MESSAGE)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from milterchain.chain.content import Heard
+from milterchain.chain.content import Heard, Parcel
 from milterchain.chain.fanout import drain
 from milterchain.chain.member import Member
 from milterchain.chain.observer import Observer, Snapshot
@@ -90,6 +90,14 @@ class _Run:
         self.reports: list[MemberReport] = []
         self._observer = observer
         self._spool = spool
+        self._parcel: Parcel | None = None
+
+    def parcel(self, values: Mapping[bytes, bytes]) -> Parcel:
+        """The message as it is now, for the next milter."""
+        if self._parcel is None:
+            known = {**values, **content_values(self.now.message, self.original.envelope)}
+            self._parcel = Parcel(self.now.message, known)
+        return self._parcel
 
     def edit(self, plan: MilterPlan, heard: Heard) -> tuple[str, ...]:
         """Apply one milter's edits, all of them or none.
@@ -107,6 +115,7 @@ class _Run:
         )
         envelope, more = apply_envelope_edits(before.envelope, heard.edits)
         self.now = Snapshot(message, envelope)
+        self._parcel = None
         if self._observer is not None:
             self._observer.on_edits(plan.settings.name, before, self.now, heard.edits, warnings + more)
         if before.message.body not in {message.body, self.original.message.body}:
@@ -163,8 +172,7 @@ async def run_content(
             if loop.time() >= deadline:
                 return run.outcome(deferred(member.name))
             await drain((member,), deadline)
-            known = {**values, **content_values(run.now.message, envelope)}
-            heard = await member.content(run.now.message, known, deadline)
+            heard = await member.content(run.parcel(values), deadline)
             reason = heard.quarantine if heard.quarantine is not None else heard.verdict.quarantine
             if reason is not None and run.hold is None:
                 run.hold = Hold(milter=member.name, reason=reason)

@@ -1,11 +1,9 @@
 """What all sessions share of one milter, worked out once."""
 
-from collections.abc import Mapping
-
 from milterchain.chain.settings import MilterSettings
 from milterchain.milter.client import ClientOptions
 from milterchain.milter.flags import Command
-from milterchain.milter.macros import STAGES, MacroTable
+from milterchain.milter.macros import STAGES, MacroNames, MacroTable
 from milterchain.milter.negotiation import Negotiated
 
 __all__ = ["MilterPlan", "streams"]
@@ -43,11 +41,9 @@ class MilterPlan:
         )
         self._table = MacroTable(settings.macros)
 
-    def macros_for(
-        self, command: Command, values: Mapping[bytes, bytes], negotiated: Negotiated
-    ) -> tuple[tuple[bytes, bytes], ...]:
-        """The macros that go with a command."""
+    def macro_names(self, command: Command, negotiated: Negotiated) -> MacroNames:
+        """The macros that go with a command, if they are defined."""
         stage = STAGES.get(command)
         if stage is None:
             return ()
-        return self._table.macros_for(stage, values, negotiated.macros.get(stage))
+        return self._table.names(stage, negotiated.macros.get(stage))

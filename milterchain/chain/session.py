@@ -15,9 +15,10 @@ What a front end must know:
 import asyncio
 from collections.abc import Sequence
 
+from milterchain.chain.briefing import Briefing, Event
 from milterchain.chain.client import AuthInfo, ClientInfo, TLSInfo, client_values, connect_event
 from milterchain.chain.fanout import EVENT_TIMEOUT, decide, drain
-from milterchain.chain.line import Answer, Event, Story
+from milterchain.chain.line import Answer, Story
 from milterchain.chain.member import Member
 from milterchain.chain.observer import Observer
 from milterchain.chain.pipeline import ContentOutcome, run_content
@@ -30,7 +31,7 @@ from milterchain.mail.body import SpoolSettings
 from milterchain.mail.envelope import Envelope, Path
 from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
-from milterchain.milter.messages import Connect, Data, Helo, Mail, Rcpt, Unknown
+from milterchain.milter.messages import Data, Helo, Mail, Rcpt, Unknown
 
 __all__ = ["Chain", "ChainSession", "ClientInfo", "ContentOutcome"]
 
@@ -203,22 +204,20 @@ class ChainSession:
         if not members or self._mail is None or self.discarded is not None:
             return
         await self._catch_up(members)
-        values = {**self.macros, **refused_values(reply)}
+        briefing = Briefing(Rcpt(path.address, path.args), {**self.macros, **refused_values(reply)})
         number = self._number()
         for member in members:
-            member.event(Rcpt(path.address, path.args), values, recipient=number, muted=True)
+            member.event(briefing, recipient=number, muted=True)
 
     async def data(self) -> Verdict:
         """DATA, with at least one recipient. If the verdict refuses it, the transaction is over."""
         story = self._story()
         if self.discarded is not None:
             return CONTINUE
+        briefing = Briefing(Data(), self.macros)
         answers: list[tuple[Member, Answer]] = []
         for member in self._members:
-            answers += (
-                (member, member.retell(story)),
-                (member, member.event(Data(), self.macros)),
-            )
+            answers += ((member, member.retell(story)), (member, member.event(briefing)))
         return self._decided(await decide(answers))
 
     async def content(
@@ -271,9 +270,9 @@ class ChainSession:
 
     async def _open(self, members: Sequence[Member]) -> Verdict:
         """Open connections side by side, and introduce the client as soon as each is there."""
-        greetings: list[Connect | Helo] = [self._connect]
+        greetings = [Briefing(self._connect, self.macros)]
         if self._helo is not None:
-            greetings.append(self._helo)
+            greetings.append(Briefing(self._helo, self.macros))
         if len(members) == 1:
             return combine([await self._one(members[0], greetings)])
         async with asyncio.TaskGroup() as group:
@@ -286,10 +285,16 @@ class ChainSession:
                     return verdict
         return CONTINUE
 
-    async def _one(self, member: Member, greetings: Sequence[Connect | Helo]) -> Verdict:
+    @staticmethod
+    async def _one(member: Member, greetings: Sequence[Briefing]) -> Verdict:
         try:
             async with asyncio.timeout(EVENT_TIMEOUT):
-                return await member.open(greetings, self.macros)
+                verdict = await member.open()
+                for greeting in greetings:
+                    if verdict.kind is not Kind.CONTINUE:
+                        break
+                    verdict = await decide([(member, member.event(greeting))])
+                return verdict
         except TimeoutError:
             member.give_up(MilterTimeoutError("no verdict in time, only signs of progress"))
             return member.standing
@@ -313,8 +318,9 @@ class ChainSession:
 
     async def _fan_out(self, event: Event, *, recipient: int | None = None) -> Verdict:
         await self._catch_up(self._members)
+        briefing = Briefing(event, self.macros)
         return await decide(
-            [(member, member.event(event, self.macros, recipient=recipient)) for member in self._members]
+            [(member, member.event(briefing, recipient=recipient)) for member in self._members]
         )
 
     @staticmethod

@@ -149,6 +149,8 @@ _TABLE: Mapping[Response, tuple[_Cell, _Cell, _Cell, _Cell, _Cell]] = {
     Response.SHUTDOWN: (_CLOSE, _CLOSE, _CLOSE, _CLOSE_LATE, _CLOSE),
 }
 
+_GO_ON = (messages.Continue, messages.Skip)
+
 _CELLS: Mapping[tuple[Response, Command], _Cell] = {
     (response, command): dict(zip(_Column, row, strict=True))[column]
     for response, row in _TABLE.items()
@@ -161,7 +163,7 @@ def verdict_of(reply: messages.Reply, event: Command, milter: str) -> Verdict | 
 
     CONN_FAIL is one of these: neither Postfix nor any milter library knows what it should do.
     """
-    if isinstance(reply, messages.Continue | messages.Skip):
+    if isinstance(reply, _GO_ON):
         return CONTINUE
     if isinstance(reply, messages.ConnFail):
         return Fault.SERVICE
@@ -174,11 +176,14 @@ def verdict_of(reply: messages.Reply, event: Command, milter: str) -> Verdict | 
     return CONTINUE if kind is Kind.CONTINUE else Verdict(kind=kind, reply=answer, milter=milter)
 
 
+_GREETINGS = (Command.CONNECT, Command.HELO)
+
+
 def scope_of(verdict: Verdict, event: Command) -> Scope:
     """How far a verdict that was given at an event reaches for its milter."""
     if verdict.kind is Kind.CONTINUE:
         return Scope.EVENT
-    if verdict.kind is Kind.SHUTDOWN or event in {Command.CONNECT, Command.HELO}:
+    if verdict.kind is Kind.SHUTDOWN or event in _GREETINGS:
         return Scope.CONNECTION
     if verdict.kind in {Kind.REJECT, Kind.TEMPFAIL} and event in {Command.RCPT, Command.UNKNOWN}:
         return Scope.EVENT

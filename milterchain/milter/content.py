@@ -12,12 +12,12 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from milterchain.errors import LocalProtocolError, RemoteProtocolError
 from milterchain.milter.connection import Connection
 from milterchain.milter.flags import Command, Response
-from milterchain.milter.framing import encode_packet
+from milterchain.milter.framing import OVERHEAD, encode_packet
 from milterchain.milter.messages import (
     AnyResponse,
     Continue,
@@ -51,12 +51,13 @@ _EDIT_OVERHEAD = 64
 _END_OF_HEADERS = encode_packet(Command.END_OF_HEADERS)
 _END_OF_MESSAGE = encode_packet(Command.END_OF_MESSAGE)
 
-MacroValues = Mapping[Command, Sequence[tuple[bytes, bytes]]]
+MacroValues = Mapping[Command, Sequence[tuple[bytes, bytes]] | bytes]
+"""Names and values for a command, or their packet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What a milter gets to see of a message.
+    """What a milter gets to see of a message; several may get the same.
 
     Attributes:
         headers: name, and everything after the colon untouched, folds as LF and what followed.
@@ -67,10 +68,32 @@ class Content:
     headers: Sequence[tuple[bytes, bytes]]
     body: Callable[[int], Iterable[bytes]]
     body_size: int
+    _packets: dict[tuple[bool, int], Sequence[bytes]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def header_packets(self, *, leading_space: bool, limit: int) -> Sequence[bytes]:
+        """The packets of the headers, made once for all milters that get the same ones.
+
+        Args:
+            leading_space: whether a space after the colon travels.
+            limit: the longest payload.
+
+        Raises:
+            LocalProtocolError: too long, or a NUL inside.
+        """
+        form = leading_space, limit
+        packets = self._packets.get(form)
+        if packets is None:
+            packets = [
+                encode_header(name, value, leading_space=leading_space, limit=limit)
+                for name, value in self.headers
+            ]
+            self._packets[form] = packets
+        return packets
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContentResult:
+class ContentResult(NamedTuple):
     """What a milter said to a message.
 
     Attributes:
@@ -246,7 +269,7 @@ class Exchange:
     async def _send(self, content: Content, macros: MacroValues) -> None:
         negotiated, outcome = self._negotiated, self._outcome
         if negotiated.wants(Command.HEADER):
-            await self._headers(content.headers)
+            await self._headers(content)
         if outcome.over():
             return
         self._macros(Command.END_OF_HEADERS, macros)
@@ -264,10 +287,11 @@ class Exchange:
         if self._parts:
             await self._flush()
 
-    async def _headers(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        # Before the first write: nothing is half sent if one header cannot be sent at all.
-        space, limit = self._negotiated.leading_space, self._negotiated.max_data
-        packets = [encode_header(name, value, leading_space=space, limit=limit) for name, value in headers]
+    async def _headers(self, content: Content) -> None:
+        # All before the first write: nothing is half sent if one header cannot be sent at all.
+        packets = content.header_packets(
+            leading_space=self._negotiated.leading_space, limit=self._negotiated.max_data
+        )
         size = sum(map(len, packets))
         if packets and size <= _FLUSH and (self._pipelined or not self._negotiated.replies(Command.HEADER)):
             self._connection.advance(Command.HEADER, len(packets))
@@ -282,7 +306,10 @@ class Exchange:
     def _macros(self, stage: Command, macros: MacroValues) -> None:
         values = macros.get(stage)
         if values:
-            packet = encode_macros(stage, values, self._negotiated.max_data)
+            limit = self._negotiated.max_data
+            packet = values if isinstance(values, bytes) else encode_macros(stage, values, limit)
+            if len(packet) > limit + OVERHEAD:
+                raise LocalProtocolError(f"macros of {len(packet)} bytes, {limit} are the most")
             self._parts.append(packet)
             self._size += len(packet)
 

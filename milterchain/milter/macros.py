@@ -7,10 +7,14 @@ has no braces (`b"i"`, `b"client_addr"`).
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
+from typing import TypeAlias
 
 from milterchain.milter.flags import Command, Stage
 
-__all__ = ["DEFAULT_MACROS", "STAGES", "MacroStore", "MacroTable", "canonical", "spelled"]
+__all__ = ["DEFAULT_MACROS", "STAGES", "MacroNames", "MacroStore", "MacroTable", "canonical", "spelled"]
+
+MacroNames: TypeAlias = tuple[tuple[bytes, bytes], ...]
+"""Pairs of the spelling that travels and the canonical name."""
 
 STAGES: Mapping[int, Stage] = MappingProxyType(
     {
@@ -60,10 +64,8 @@ def spelled(name: bytes) -> bytes:
 
 
 @lru_cache(_PLANS)
-def _plan(
-    stage: Stage, requested: tuple[bytes, ...], extra: tuple[bytes, ...]
-) -> tuple[tuple[bytes, bytes], ...]:
-    """Pairs of the spelling that travels and the canonical name, each name once."""
+def _plan(stage: Stage, requested: tuple[bytes, ...], extra: tuple[bytes, ...]) -> MacroNames:
+    """Each name once."""
     names = requested or (*map(spelled, DEFAULT_MACROS[stage]), *map(spelled, extra))
     plan: dict[bytes, bytes] = {}
     for name in names:
@@ -98,8 +100,11 @@ class MacroTable:
         Returns:
             What is defined; a value may be empty.
         """
-        plan = _plan(stage, requested or (), self._extra.get(stage, ()))
-        return tuple([(name, values[key]) for name, key in plan if key in values])
+        return tuple([(name, values[key]) for name, key in self.names(stage, requested) if key in values])
+
+    def names(self, stage: Stage, requested: tuple[bytes, ...] | None = None) -> MacroNames:
+        """The names alone, defined or not: as a rule the same tuple for all who are told the same."""
+        return _plan(stage, requested or (), self._extra.get(stage, ()))
 
 
 _LOOKUP = (

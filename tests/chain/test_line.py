@@ -34,10 +34,10 @@ async def test_in_order_and_one_at_a_time():
     assert owner.ran == [Data(), Helo(b"a")]
     assert len(owner.line) == 2
     owner.line.settle(CONTINUE)
-    assert (first.result(), second.result()) == (CONTINUE, NO)
+    assert (first.verdict, second.verdict) == (CONTINUE, NO)
     assert owner.line.waiting.event == Helo(b"b")
     owner.line.settle(NO)
-    assert third.result() is NO
+    assert third.verdict is NO
     owner.line.settle(NO)
     assert owner.line.waiting is None
 
@@ -61,16 +61,34 @@ async def test_what_belongs_to_a_message_is_dropped():
     events = [Rcpt(b"r"), Helo(b"b"), Data(), Abort(), Connect(hostname=b"h")]
     answers = [owner.line.submit(Step(event)) for event in events]
     owner.line.forget_message()
-    assert [answer.done() for answer in answers] == [True, False, True, False, False]
+    assert [answer.verdict is not None for answer in answers] == [True, False, True, False, False]
     assert len(owner.line) == 3
 
 
-async def test_nobody_waits_any_more():
+def test_who_waits_for_a_verdict_is_told():
     owner = Owner()
+    told = []
     answer = owner.line.submit(Step(Helo(b"a")))
-    answer.cancel()
+    answer.tell(lambda: told.append(answer.verdict))
+    owner.line.submit(Step(Helo(b"b")))
+    owner.line.settle(NO)
     owner.line.settle(CONTINUE)
-    assert answer.cancelled()
+    assert told == [NO]
+
+
+def test_a_step_that_makes_room_for_itself():
+    answers = []
+
+    def run(step):
+        answers.append(step)
+        if len(answers) > 1:
+            return NO
+        line.cut_in([Step(Data()), step])
+        return None
+
+    line = Line(run)
+    assert line.submit(Step(None)) is NO
+    assert [step.event for step in answers] == [None, Data(), None]
 
 
 async def test_cutting_in():
