@@ -41,6 +41,8 @@ _HELD: Final = {
     "reject": Reply.of(550, "5.7.1 Message refused"),
 }
 
+_GRACE: Final = 5.0
+"""Seconds after the deadline of a message at which the chain is not trusted any more to keep it."""
 _LOGGED_RECIPIENTS: Final = 20
 """Recipients that the summary of a message names; their number is always there."""
 
@@ -154,9 +156,11 @@ class Transaction:
 
     async def message(self, message: Message) -> Reply:
         """Bring the message through the milters to the next hop, within the time for both."""
+        deadline = asyncio.get_running_loop().time() + self._services.message_timeout
         try:
-            async with asyncio.timeout(self._services.message_timeout):
-                return await self._through(message)
+            # The chain keeps the deadline itself: it knows whom to blame, and goes on without that milter.
+            async with asyncio.timeout_at(deadline + _GRACE):
+                return await self._through(message, deadline)
         except TimeoutError:
             return self._summary(message, self._envelope, _TOO_LATE, "timed out")
         except asyncio.CancelledError:
@@ -168,13 +172,14 @@ class Transaction:
         finally:
             await self.abort()
 
-    async def _through(self, message: Message) -> Reply:
+    async def _through(self, message: Message, deadline: float) -> Reply:
         if self._discarded_by is not None:
             return self._summary(message, self._envelope, _OK, "discarded", milter=self._discarded_by)
         traced = message.with_own_received(self._received() if self._services.received else None)
-        outcome = await self._chain.content(traced, self._envelope)
+        outcome = await self._chain.content(traced, self._envelope, deadline=deadline)
         try:
-            return await self._decide(message, outcome)
+            async with asyncio.timeout_at(deadline):
+                return await self._decide(message, outcome)
         finally:
             if outcome.message.body is not message.body:
                 outcome.message.close()

@@ -316,6 +316,21 @@ async def test_the_whole_has_a_time(world: Any) -> None:
     assert await client.say("NOOP") == "250 2.0.0 Ok"
 
 
+async def test_after_a_milter_was_too_slow_its_default_action_is_the_answer(world: Any, log: Any) -> None:
+    await world.start(
+        {Command.END_OF_MESSAGE: Silence()},
+        milter={"default_action": "accept"},
+        limits={"message_timeout": "200ms"},
+    )
+    client = await world.client()
+    await client.begin()
+    assert await client.send() == "451 4.7.1 Service unavailable - try again later"
+    assert any(line["event"] == "milter failed" and line["milter"] == "m1" for line in lines(log.getvalue()))
+    await client.envelope()
+    assert (await client.send()).startswith("250 ")
+    assert len(world.hop.accepted) == 1
+
+
 async def test_the_time_covers_the_next_hop(world: Any) -> None:
     await world.start(hop={".": Silence()}, limits={"message_timeout": "200ms"})
     client = await world.client()
