@@ -63,6 +63,8 @@ class ContentOutcome:
             that of the message that came in, closing it is the caller's business, too.
         envelope: where it is to be relayed; likewise.
         quarantine: set if it is to be held instead; the first milter that wants so counts.
+        unusable: recipients that milters wanted to add and that are no addresses. The message may have lost
+            its true recipient: whether it passes is for the front end to say.
         reports: one for each milter that was asked, in order.
     """
 
@@ -70,6 +72,7 @@ class ContentOutcome:
     message: Message
     envelope: Envelope
     quarantine: Hold | None = None
+    unusable: tuple[bytes, ...] = ()
     reports: tuple[MemberReport, ...] = ()
 
 
@@ -88,6 +91,7 @@ class _Run:
         self.now = self.original
         self.hold: Hold | None = None
         self.reports: list[MemberReport] = []
+        self._unusable: tuple[bytes, ...] = ()
         self._observer = observer
         self._spool = spool
         self._parcel: Parcel | None = None
@@ -113,7 +117,8 @@ class _Run:
             leading_space=heard.leading_space,
             spool=self._spool,
         )
-        envelope, more = apply_envelope_edits(before.envelope, heard.edits)
+        envelope, more, unusable = apply_envelope_edits(before.envelope, heard.edits)
+        self._unusable += unusable
         self.now = Snapshot(message, envelope)
         self._parcel = None
         if self._observer is not None:
@@ -131,6 +136,7 @@ class _Run:
             message=self.now.message,
             envelope=self.now.envelope,
             quarantine=self.hold if passes else None,
+            unusable=self._unusable if passes else (),
             reports=tuple(self.reports),
         )
 

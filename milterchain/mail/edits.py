@@ -65,10 +65,12 @@ class EditedEnvelope(NamedTuple):
     Attributes:
         envelope: the very envelope that was given, if nothing changed.
         warnings: one line for each edit or argument that was left out.
+        unusable: recipients that could not be added, as the milter gave them.
     """
 
     envelope: Envelope
     warnings: tuple[str, ...] = ()
+    unusable: tuple[bytes, ...] = ()
 
 
 def apply_edits(
@@ -227,6 +229,7 @@ def apply_envelope_edits(envelope: Envelope, edits: Sequence[Modification]) -> E
     the parameters of the old one, but for RET and ENVID where the milter gave them.
     """
     warnings: list[str] = []
+    unusable: list[bytes] = []
     sender = envelope.sender
     recipients = _Recipients(envelope.recipients)
     for edit in edits:
@@ -236,6 +239,8 @@ def apply_envelope_edits(envelope: Envelope, edits: Sequence[Modification]) -> E
             address = extract_address(edit.address)
             if address is None:
                 warnings.append(f"address {edit.address[:80]!r} is not valid")
+                if isinstance(edit, AddRecipient):
+                    unusable.append(edit.address)
             elif isinstance(edit, ChangeSender):
                 args = _arguments(edit.args, _MAIL_ARGS, warnings)
                 kept = {_keyword(arg): arg for arg in sender.args}
@@ -244,7 +249,7 @@ def apply_envelope_edits(envelope: Envelope, edits: Sequence[Modification]) -> E
                 args = _arguments(edit.args, _RCPT_ARGS, warnings)
                 recipients.add(Path(b"<%b>" % address, tuple(args.values())))
     edited = Envelope(sender, recipients.paths())
-    return EditedEnvelope(envelope if edited == envelope else edited, tuple(warnings))
+    return EditedEnvelope(envelope if edited == envelope else edited, tuple(warnings), tuple(unusable))
 
 
 class _Recipients:

@@ -36,6 +36,7 @@ _OK: Final = Reply.of(250, "2.0.0 Ok")
 _TOO_LATE: Final = Reply.of(451, "4.4.2 Processing takes too long - try again later")
 _INTERRUPTED: Final = Reply.of(421, "4.3.2 Service shutting down, closing connection")
 _FAILED: Final = Reply.of(451, "4.3.0 Error: internal error, try again later")
+_BAD_ADDRESS: Final = Reply.of(451, "4.1.3 Bad address of an added recipient")
 _HELD: Final = {
     "tempfail": Reply.of(451, "4.7.1 Message held for inspection - try again later"),
     "reject": Reply.of(550, "5.7.1 Message refused"),
@@ -105,6 +106,7 @@ class Transaction:
         self._envelope = Envelope(sender)
         self._log = log
         self._hop = services.next_hops.begin(sender)
+        self._strict = services.next_hops.options.on_refused_added_recipient == "tempfail"
         self._discarded_by: str | None = None
         self._since = time.monotonic()
 
@@ -199,7 +201,11 @@ class Transaction:
             return self._summary(
                 message, self._envelope, reply, "not held", milter=hold.milter, reason=text(hold.reason)
             )
-        if not outcome.envelope.recipients:
+        recipients = outcome.envelope.recipients
+        if outcome.unusable and (self._strict or not recipients):
+            refused = [text(address) for address in outcome.unusable]
+            return self._summary(message, outcome.envelope, _BAD_ADDRESS, "not relayed", refused=refused)
+        if not recipients:
             return self._summary(message, outcome.envelope, _OK, "discarded: no recipient is left")
         changed_by = [report.milter for report in outcome.reports if report.edits]
         return await self._relay(outcome.message, outcome.envelope, changed_by)

@@ -421,7 +421,7 @@ def addresses(envelope):
     ],
 )
 def test_recipients(edits, expected):
-    envelope, warnings = apply_envelope_edits(ENVELOPE, edits)
+    envelope, warnings, _ = apply_envelope_edits(ENVELOPE, edits)
     assert warnings == ()
     if expected is None:
         assert envelope is ENVELOPE
@@ -451,7 +451,7 @@ def test_recipients(edits, expected):
     ],
 )
 def test_recipient_arguments(args, kept, dropped):
-    envelope, warnings = apply_envelope_edits(ENVELOPE, [AddRecipient(b"c@d", args)])
+    envelope, warnings, _ = apply_envelope_edits(ENVELOPE, [AddRecipient(b"c@d", args)])
     assert envelope.recipients[-1] == MailPath(b"<c@d>", kept)
     assert len(warnings) == dropped
 
@@ -471,7 +471,7 @@ def test_recipient_arguments(args, kept, dropped):
     ],
 )
 def test_sender(edit, sender, dropped):
-    envelope, warnings = apply_envelope_edits(ENVELOPE, [edit])
+    envelope, warnings, _ = apply_envelope_edits(ENVELOPE, [edit])
     assert envelope == Envelope(sender, ENVELOPE.recipients)
     assert len(warnings) == dropped
 
@@ -483,7 +483,7 @@ def test_many_edits_of_many_recipients_are_bearable():
         for number in range(500)
         for one in (DeleteRecipient(b"%d@example.org" % number), AddRecipient(b"%d@example.net" % number))
     ]
-    envelope, _ = apply_envelope_edits(Envelope(MailPath(b"<>"), paths), edits)
+    envelope, *_ = apply_envelope_edits(Envelope(MailPath(b"<>"), paths), edits)
     assert len(envelope.recipients) == 1000
     assert envelope.recipients[0].address == b"<500@example.org>"
 
@@ -502,15 +502,16 @@ def test_many_edits_of_many_recipients_are_bearable():
     ],
 )
 def test_a_bad_address_is_left_out_and_reported(make, address):
-    envelope, warnings = apply_envelope_edits(ENVELOPE, [make(address)])
+    envelope, warnings, unusable = apply_envelope_edits(ENVELOPE, [make(address)])
     assert envelope is ENVELOPE
     assert warnings == (f"address {address!r} is not valid",)
+    assert unusable == ((address,) if make is AddRecipient else ())
 
 
 @given(st.binary(max_size=30), st.binary(max_size=30), st.sampled_from([AddRecipient, ChangeSender]))
 def test_no_address_escapes_its_command(address, args, make):
     edit = make(address.replace(b"\0", b"\r"), args.replace(b"\0", b"\n"))
-    envelope, _ = apply_envelope_edits(Envelope(MailPath(b"<>")), [edit])
+    envelope, *_ = apply_envelope_edits(Envelope(MailPath(b"<>")), [edit])
     for path in (envelope.sender, *envelope.recipients):
         command = b" ".join((path.bracketed, *path.args))
         assert b"\r" not in command

@@ -278,6 +278,21 @@ async def test_an_added_recipient_that_the_next_hop_refuses(world: Any, policy: 
     )
 
 
+@pytest.mark.parametrize("policy", ["tempfail", "log"])
+@pytest.mark.parametrize("left", [True, False])
+async def test_an_added_recipient_that_is_no_address(world: Any, log: Any, policy: str, left: bool) -> None:  # noqa: FBT001
+    """It is refused by us, as the next hop would: a redirection that failed must not swallow the message."""
+    edits = [AddRecipient(b"<no body>"), DeleteRecipient(b"<b@example.net>"), Continue()]
+    await world.start({Command.END_OF_MESSAGE: edits}, relay={"on_refused_added_recipient": policy})
+    client = await world.client()
+    await client.begin(*["b@example.net", "c@example.net"][: 1 + left])
+    reply = await client.send()
+    passes = left and policy == "log"
+    assert reply == ("250 2.0.0 Ok: queued as 1" if passes else "451 4.1.3 Bad address of an added recipient")
+    assert len(world.hop.accepted) == passes
+    assert "modification dropped" in log.getvalue()
+
+
 async def test_a_refusal_of_the_message_reaches_the_client_word_by_word(world: Any) -> None:
     await world.start({}, hop={".": InTurn("554 5.6.0 we do not like it", "451 4.3.0 later")})
     client = await world.client()
