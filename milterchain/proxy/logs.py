@@ -8,16 +8,18 @@ At `info` there is one line for each message, and one for each refusal before th
 of at `debug` only, so that health probes say nothing. Failures are warnings.
 
 Keys: `session` names a connection, `queue_id` a message, `milter` who said it. Bytes are shown by `text`.
+Whatever is logged, no value can begin a line, move a cursor or fill a disk: what is not printable is escaped,
+and what is too long is cut.
 """
 
 import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Literal, TextIO
+from typing import Final, Literal, TextIO
 
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from milterchain.chain.observer import Snapshot
 from milterchain.chain.verdict import Verdict
@@ -25,15 +27,39 @@ from milterchain.errors import MilterError
 from milterchain.milter.flags import Command
 from milterchain.milter.messages import Modification
 
-__all__ = ["ChainLog", "Logger", "configure", "get_logger", "text"]
+__all__ = ["MAX_TEXT", "ChainLog", "Logger", "configure", "get_logger", "text"]
 
 Logger = FilteringBoundLogger
+
+MAX_TEXT: Final = 1000
+"""Characters of one value: a reply may have 128 lines of 4096 octets, written by anybody."""
 
 
 def text(value: bytes) -> str:
     """Show bytes that a peer sent: UTF-8 where it is printable, escapes where not."""
-    shown = value.decode("utf-8", "backslashreplace")
-    return shown if shown.isprintable() else shown.encode("unicode_escape").decode("ascii")
+    return _printable(value.decode("utf-8", "backslashreplace"))
+
+
+def _printable(value: str) -> str:
+    return value if value.isprintable() else value.encode("unicode_escape").decode("ascii")
+
+
+def _harmless(value: object) -> object:
+    if isinstance(value, str):
+        return _printable(value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}...")
+    if isinstance(value, list):
+        return [_harmless(each) for each in value]
+    return value
+
+
+def _sanitise(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Make all values harmless, but for tracebacks, which are ours: they keep their lines."""
+    for key, value in event.items():
+        if key == "exception":
+            event[key] = "\n".join(_printable(line) for line in str(value).split("\n"))
+        elif isinstance(value, str | list):
+            event[key] = _harmless(value)
+    return event
 
 
 def get_logger() -> Logger:
@@ -64,6 +90,7 @@ def configure(
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        _sanitise,
     ]
     structlog.configure(
         processors=[*shared, renderer],

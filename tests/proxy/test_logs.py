@@ -2,11 +2,12 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import structlog
 
-from milterchain.proxy.logs import configure, get_logger, text
+from milterchain.proxy.logs import MAX_TEXT, configure, get_logger, text
 
 
 class Terminal(io.StringIO):
@@ -87,3 +88,39 @@ def test_the_standard_library_goes_the_same_way_but_aiosmtpd_is_quiet() -> None:
 )
 def test_bytes_are_shown_safely(value: bytes, shown: str) -> None:
     assert text(value) == shown
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_no_value_can_begin_a_line_or_command_a_terminal(style: Literal["json", "console"]) -> None:
+    stream = io.StringIO()
+    configure(style, "info", stream)
+    hostile = "250 Ok\n2026 [info] forged \x1b[31m \x9b31m \u202e \u2028"
+    get_logger().info("message", reply=hostile, recipients=[hostile], error=hostile)
+    logging.getLogger("asyncio").error("failed: %s", hostile)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines)
+
+
+def test_no_value_is_endless() -> None:
+    stream = io.StringIO()
+    configure("json", "info", stream)
+    get_logger().info("message", reply="x" * 10**6, recipients=["y" * 10**6])
+    line = json.loads(stream.getvalue())
+    assert line["reply"] == "x" * MAX_TEXT + "..."
+    assert line["recipients"] == ["y" * MAX_TEXT + "..."]
+
+
+def _fail(why: str) -> None:
+    raise ValueError(why)
+
+
+def test_a_traceback_keeps_its_lines() -> None:
+    stream = io.StringIO()
+    configure("json", "info", stream)
+    try:
+        _fail("\x1b[31m")
+    except ValueError:
+        get_logger().exception("failed")
+    exception = json.loads(stream.getvalue())["exception"]
+    assert exception.splitlines()[-1] == "ValueError: \\x1b[31m"
