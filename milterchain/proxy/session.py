@@ -117,16 +117,20 @@ class ProxySession:
         self._tell("unknown", verdict)
         return unknown_reply(verdict)
 
-    async def reset(self) -> None:
-        """End the transaction without a message."""
+    async def reset(self, reply: Reply | None = None) -> None:
+        """End the transaction without a message, or with one that could not be taken."""
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
+            if reply is not None:
+                transaction.not_taken(reply)
             await transaction.abort()
         self._chain_log.log = self._log
 
     async def close(self) -> None:
         """Let go of all that the session holds."""
         try:
+            if self._transaction is not None:
+                self._transaction.broken_off()
             await self.reset()
         finally:
             await self._chain.close()

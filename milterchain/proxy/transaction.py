@@ -44,6 +44,8 @@ _HELD: Final = {
 
 _GRACE: Final = 5.0
 """Seconds after the deadline of a message at which the chain is not trusted any more to keep it."""
+_FAULTS: Final = {"failed", "next hop failed", "timed out"}
+"""Results that somebody should look into."""
 _LOGGED_RECIPIENTS: Final = 20
 """Recipients that the summary of a message names; their number is always there."""
 
@@ -223,6 +225,15 @@ class Transaction:
         result = "relayed" if reply.positive else "refused by next hop"
         return self._summary(message, envelope, reply, result, hop=delivery.hop, changed_by=changed_by)
 
+    def not_taken(self, reply: Reply) -> None:
+        """The message came in, but the server could not take it."""
+        self._tell(self._envelope, "not taken", reply=str(reply))
+
+    def broken_off(self) -> None:
+        """The session ended before the message was there."""
+        if self._envelope.recipients:
+            self._tell(self._envelope, "broken off")
+
     async def abort(self) -> None:
         """End the transaction for milters and next hop; after the message this changes nothing for them."""
         self._chain.abort()
@@ -249,19 +260,21 @@ class Transaction:
     def _summary(
         self, message: Message, envelope: Envelope, reply: Reply, result: str, **more: object
     ) -> Reply:
+        self._tell(envelope, result, size=message.size, reply=str(reply), **more)
+        return reply
+
+    def _tell(self, envelope: Envelope, result: str, **more: object) -> None:
         """Log the one line that tells what became of a message."""
         recipients = envelope.recipients
-        self._log.info(
+        tell = self._log.warning if result in _FAULTS else self._log.info
+        tell(
             "message",
             result=result,
             sender=text(envelope.sender.bare),
             recipients=[text(path.bare) for path in recipients[:_LOGGED_RECIPIENTS]],
             recipient_count=len(recipients),
-            size=message.size,
             client=self._origin.client.address,
             helo=text(self._origin.helo),
-            reply=str(reply),
             seconds=round(time.monotonic() - self._since, 3),
             **more,
         )
-        return reply

@@ -9,6 +9,7 @@ smuggle commands into what another server took for one message. Dots are removed
 line, for the same reason.
 """
 
+import logging
 from typing import Final
 
 from milterchain.errors import HeaderLimitError
@@ -23,6 +24,8 @@ __all__ = ["DataDecoder", "DataReceiver"]
 MAX_DRAIN = 4
 """How often the size limit is read before the connection is given up: a client that ignores SIZE should get
 to its final dot to hear 552, one that never ends should not keep us."""
+
+_logger = logging.getLogger(__name__)
 
 _END: Final = b"\r\n.\r\n"
 _PARTIAL_ENDS: Final = tuple(_END[:size] for size in range(len(_END) - 1, 0, -1))
@@ -125,8 +128,8 @@ class DataReceiver:
             message = self._builder.finish()
         except HeaderLimitError:
             return self._refuse(HEADERS_TOO_LARGE)
-        except OSError:
-            return self._refuse(NO_STORAGE)
+        except OSError as error:
+            return self._no_room(error)
         # The own header, a place holder so far, is called Received, too.
         hops = sum([header.name.lower() == b"received" for header in message.headers]) - 1
         if hops >= self._hops:
@@ -151,8 +154,12 @@ class DataReceiver:
             return
         try:
             self._builder.feed(data)
-        except OSError:
-            self._refuse(NO_STORAGE)
+        except OSError as error:
+            self._no_room(error)
+
+    def _no_room(self, error: OSError) -> Reply:
+        _logger.error("a message cannot be stored: %s", error)
+        return self._refuse(NO_STORAGE)
 
     def _refuse(self, reply: Reply) -> Reply:
         self._refusal = reply

@@ -129,7 +129,7 @@ class Dialogue:
         self.awaits_data = False
         if isinstance(received, Reply):
             reply = received
-            await self._reset()
+            await self._reset(reply)
         else:
             try:
                 with received:
@@ -158,11 +158,11 @@ class Dialogue:
             return reply
         return await self._handler.unknown(line) or answers.UNKNOWN
 
-    async def _reset(self) -> None:
+    async def _reset(self, reply: Reply | None = None) -> None:
         """End the transaction. A handler that fails even here is not asked again."""
         self.in_transaction = False
         try:
-            await self._handler.reset()
+            await self._handler.reset(reply)
         except Exception:
             _logger.exception("the handler failed at reset")
 

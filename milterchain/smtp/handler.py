@@ -119,10 +119,15 @@ class SessionHandler(Protocol):
     async def unknown(self, line: bytes) -> Reply | None:
         """A command that the server does not know, as it came, without its line end. None: `500 5.5.2`."""
 
-    async def reset(self) -> None:
+    async def reset(self, reply: Reply | None = None) -> None:
         """The open transaction is over without a message.
 
-        After RSET, HELO again, a refused DATA, a message beyond a limit, or an exception in this handler.
+        After RSET, HELO again, a refused DATA, a message that could not be taken, or an exception in this
+        handler.
+
+        Args:
+            reply: what the client hears of the message that could not be taken: it was beyond a limit, or
+                there is no room for it.
         """
 
     async def close(self) -> None:

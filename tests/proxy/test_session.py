@@ -1,9 +1,11 @@
 """The proxy as an SMTP client, the milters and the next hop see it, over real sockets."""
 
 import asyncio
+import errno
 import json
+import os
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -390,6 +392,48 @@ async def test_one_line_tells_what_became_of_a_message(world: Any, log: Any) -> 
     assert summary["recipients"] == ["b@example.net"]
     assert summary["queue_id"].encode() in world.hop.accepted[0].data
     assert summary["session"]
+
+
+async def test_a_message_that_cannot_be_taken_is_logged_too(world: Any, log: Any) -> None:
+    await world.start(limits={"message_size": 100})
+    client = await world.client()
+    await client.begin()
+    assert await client.send(MESSAGE * 10) == "552 5.3.4 Error: message size exceeds fixed limit"
+    (summary,) = [line for line in lines(log.getvalue()) if line["event"] == "message"]
+    assert (summary["result"], summary["reply"][:9]) == ("not taken", "552 5.3.4")
+    assert summary["recipients"] == ["b@example.net"]
+
+
+async def test_no_room_for_a_message_is_logged_with_its_cause(
+    world: Any, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("milterchain.mail.body.BodyWriter.write", full)
+    await world.start()
+    client = await world.client()
+    await client.begin()
+    assert (await client.send()).startswith("452 4.3.1 ")
+    assert await client.say("NOOP") == "250 2.0.0 Ok"
+    cause, summary = lines(log.getvalue())
+    assert cause["level"] == "error"
+    assert "No space left on device" in cause["event"]
+    assert summary["result"] == "not taken"
+
+
+async def test_a_message_that_was_broken_off_is_logged_a_probe_is_not(world: Any, log: Any) -> None:
+    await world.start()
+    for _ in range(3):
+        (await world.client()).abort()
+    client = await world.client()
+    await client.begin()
+    await client.say("DATA")
+    client.write(b"Subject: hal")
+    client.abort()
+    await world.app.stop()
+    (summary,) = lines(log.getvalue())
+    assert (summary["event"], summary["result"]) == ("message", "broken off")
 
 
 async def test_a_failed_milter_is_logged_with_its_cause(world: Any, log: Any) -> None:

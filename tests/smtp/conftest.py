@@ -36,6 +36,7 @@ class RecordingHandler:
         self.minimal_ehlo = False
         self.calls = []
         self.messages = []
+        self.not_taken = None
         self.script = script or {}
         self.offer = features or Features()
 
@@ -77,7 +78,8 @@ class RecordingHandler:
     async def unknown(self, line):
         return await self._answer("unknown", line)
 
-    async def reset(self):
+    async def reset(self, reply=None):
+        self.not_taken = reply or self.not_taken
         await self._answer("reset")
 
     async def close(self):
