@@ -37,7 +37,9 @@ class MacroPackets:
                 return packet
         values = self._values
         pairs = [(name, values[key]) for name, key in names if key in values]
-        packet = encode_macros(self._code, pairs, DATA_SIZE_1M) if pairs else b""
+        # Filters keep those of MAIL from message to message: an empty packet makes them forget.
+        needed = pairs or (names and self._code is Command.MAIL)
+        packet = encode_macros(self._code, pairs, DATA_SIZE_1M) if needed else b""
         self._made.append((names, packet))
         return packet
 

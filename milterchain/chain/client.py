@@ -13,6 +13,8 @@ __all__ = ["UNKNOWN_NAME", "AuthInfo", "ClientInfo", "TLSInfo", "client_values",
 
 UNKNOWN_NAME = b"unknown"
 """The name of a client that has none that could be verified."""
+LOCAL_NAME = b"localhost"
+"""The name of a client on a unix socket, which needs no look-up (smtpd_peer.c)."""
 
 MAX_SOCKET_PATH = 107
 """libmilter breaks the connection over a path that does not fit sun_path."""
@@ -80,7 +82,9 @@ class ClientInfo:
         port: 0 when there is none or it is unknown.
         name: the verified name: one that the address has, and that has the address; else `unknown`.
         ptr: the name that the address has, verified or not; else `unknown`.
-        resolve: how the look-up ended: `OK`, `FORGED`, `TEMP` or `FAIL`.
+        resolve: how the look-up ended: `OK`, `FORGED`, `TEMP` or `FAIL`. Where nobody looks it is FAIL, as in
+            Postfix with smtpd_peername_lookup = no: filters that hold a name against its client take TEMP for
+            a reason to defer, and OK for a verified name.
         local_address: the address that the client connected to; empty when unknown.
         local_port: likewise, 0 when unknown.
         daemon_name: the listener's name; empty is the host name.
@@ -115,16 +119,20 @@ def _endpoint(client: ClientInfo) -> tuple[Family, bytes]:
     return (family, address.encode("ascii")) if address else (Family.UNKNOWN, b"")
 
 
+def _names(client: ClientInfo) -> tuple[bytes, bytes, bytes]:
+    """Verified name, name of the address, and how the look-up ended."""
+    if client.family is Family.UNIX and client.name == UNKNOWN_NAME:
+        return LOCAL_NAME, LOCAL_NAME, b"OK"
+    return client.name, client.ptr, client.resolve
+
+
 def connect_event(client: ClientInfo) -> Connect:
     """The CONNECT event."""
     family, address = _endpoint(client)
     inet = family in {Family.INET, Family.INET6}
-    if client.name != UNKNOWN_NAME:
-        hostname = client.name
-    elif inet:
+    hostname, _, _ = _names(client)
+    if inet and hostname == UNKNOWN_NAME:
         hostname = b"[%b]" % address
-    else:
-        hostname = b"localhost" if client.family is Family.UNIX else UNKNOWN_NAME
     return Connect(hostname=hostname, family=family, port=client.port if inet else 0, address=address)
 
 
@@ -136,19 +144,20 @@ def client_values(client: ClientInfo, hostname: bytes) -> dict[bytes, bytes]:
         hostname: our own name.
     """
     family, address = _endpoint(client)
+    name, ptr, resolve = _names(client)
     values = {
         b"j": hostname,
         b"v": b"milterchain " + __version__.encode("ascii"),
         b"daemon_name": client.daemon_name or hostname,
-        b"client_name": client.name,
-        b"client_ptr": client.ptr,
+        b"client_name": name,
+        b"client_ptr": ptr,
         b"client_port": b"%d" % client.port,
-        b"client_resolve": client.resolve,
+        b"client_resolve": resolve,
     }
     if family in {Family.INET, Family.INET6}:
         values[b"client_addr"] = address if family is Family.INET else b"IPv6:" + address
-        forged = client.ptr not in {UNKNOWN_NAME, client.name}
-        values[b"_"] = b"%b [%b]%b" % (client.ptr, address, b" (may be forged)" if forged else b"")
+        forged = ptr not in {UNKNOWN_NAME, name}
+        values[b"_"] = b"%b [%b]%b" % (ptr, address, b" (may be forged)" if forged else b"")
     else:
         values[b"_"] = connect_event(client).hostname
     if client.connections is not None:

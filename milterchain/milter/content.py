@@ -222,13 +222,13 @@ def encode_macros(command: int, values: Sequence[tuple[bytes, bytes]], limit: in
 
     Args:
         command: its code.
-        values: name and value, in the spelling that travels; at least one.
+        values: name and value, in the spelling that travels. None at all is a packet, too.
         limit: the longest payload.
 
     Raises:
         LocalProtocolError: too long, or a NUL inside.
     """
-    payload = b"%c%b\0" % (command, b"\0".join([string for pair in values for string in pair]))
+    payload = b"%c%b" % (command, b"".join([b"%b\0%b\0" % pair for pair in values]))
     if payload.count(b"\0") != 2 * len(values):
         raise LocalProtocolError("NUL inside a macro")
     if len(payload) > limit:

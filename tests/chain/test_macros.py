@@ -93,6 +93,16 @@ async def test_macros_are_sent_although_the_event_is_declined(lab):
     assert milter.connections[0].codes_with_macros == "ODCHDMDRDTTLLLDNNBDEE"
 
 
+async def test_a_milter_forgets_what_it_asked_for_at_the_message_before(lab):
+    """libmilter keeps the macros of MAIL until others come for MAIL; so none must come, too."""
+    milter = await lab.milter(negotiate=lab.wants(macros={Stage.MAIL: (b"{auth_author}",)}))
+    session = await lab.greeted()
+    await session.mail(Path(b"<a@a.test>", (b"AUTH=joe@a.test",)), b"Q1")
+    await session.mail(Path(b"<b@a.test>"), b"Q2")
+    assert milter.connections[0].macros(M, 0) == {b"{auth_author}": b"joe@a.test"}
+    assert milter.connections[0].macros(M, 1) == {}
+
+
 async def test_nothing_of_a_message_is_left_for_the_next(lab):
     milter = await lab.milter()
     session = await lab.session()
@@ -139,7 +149,13 @@ CLIENTS = [
     (
         ClientInfo(address="192.0.2.7", family=Family.INET, port=5),
         Connect(hostname=b"[192.0.2.7]", family=Family.INET, port=5, address=b"192.0.2.7"),
-        {b"_": b"unknown [192.0.2.7]", b"client_addr": b"192.0.2.7", b"client_name": b"unknown"},
+        {
+            b"_": b"unknown [192.0.2.7]",
+            b"client_addr": b"192.0.2.7",
+            b"client_name": b"unknown",
+            b"client_ptr": b"unknown",
+            b"client_resolve": b"FAIL",
+        },
     ),
     (
         ClientInfo(address="2001:db8::7", family=INET6, port=5, ptr=b"liar.test", resolve=b"FORGED"),
@@ -159,7 +175,15 @@ CLIENTS = [
     (
         ClientInfo(address="/run/s", family=Family.UNIX, local_address="/run/s", port=3),
         Connect(hostname=b"localhost", family=Family.UNIX, address=b"/run/s"),
-        {b"_": b"localhost", b"daemon_addr": b"/run/s", b"client_addr": None, b"if_addr": None},
+        {
+            b"_": b"localhost",
+            b"daemon_addr": b"/run/s",
+            b"client_addr": None,
+            b"client_name": b"localhost",
+            b"client_ptr": b"localhost",
+            b"client_resolve": b"OK",
+            b"if_addr": None,
+        },
     ),
     (
         ClientInfo(address="/" + "x" * 107, family=Family.UNIX),
