@@ -17,6 +17,7 @@ from milterchain.chain.settings import DefaultAction, MilterSettings
 from milterchain.config import Config, MilterConfig
 from milterchain.config_types import ListenAddress
 from milterchain.errors import ConfigurationError
+from milterchain.proxy import descriptors
 from milterchain.proxy.access import AccessRule
 from milterchain.proxy.logs import configure, get_logger
 from milterchain.proxy.pool import PoolOptions
@@ -183,6 +184,9 @@ async def serve(config: Config, ready: Callable[[App], None] | None = None) -> N
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number.name)
     app = App(config)
+    needed = descriptors.needed(config)
+    if (allowed := descriptors.allow(needed)) < needed:
+        log.warning("too few file descriptors for limits.connections", allowed=allowed, needed=needed)
     try:
         await app.start()
         log.info("listening", addresses=[str(address) for address in app.addresses])
