@@ -10,6 +10,7 @@ line, for the same reason.
 """
 
 import logging
+import re
 from typing import Final
 
 from milterchain.errors import HeaderLimitError
@@ -29,6 +30,8 @@ _logger = logging.getLogger(__name__)
 
 _END: Final = b"\r\n.\r\n"
 _PARTIAL_ENDS: Final = tuple(_END[:size] for size in range(len(_END) - 1, 0, -1))
+# One octet and a look ahead: several times as fast as a search for all three, or a `replace` that finds none.
+_DOT_LINE: Final = re.compile(rb"\r(?=\n\.)")
 
 TOO_LARGE: Final = Reply.of(552, "5.3.4 Error: message size exceeds fixed limit")
 HEADERS_TOO_LARGE: Final = Reply.of(552, "5.3.4 Error: message headers exceed fixed limit")
@@ -64,7 +67,9 @@ class DataDecoder:
             self._at_start = False
             if buffer[0] == 0x2E:
                 del buffer[0]
-        end = buffer.find(_END)
+        found = _DOT_LINE.search(buffer)
+        dot = found.start() if found else len(buffer)
+        end = buffer.find(_END, dot)
         if end >= 0:
             data = bytes(buffer[: end + 2])
             del buffer[: end + len(_END)]
@@ -78,7 +83,7 @@ class DataDecoder:
             else:
                 data = bytes(buffer)
                 buffer.clear()
-        return data.replace(b"\r\n.", b"\r\n")
+        return data.replace(b"\r\n.", b"\r\n") if dot + 2 < len(data) else data
 
 
 class DataReceiver:

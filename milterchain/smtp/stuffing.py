@@ -5,12 +5,17 @@ line ends in CRLF and no other CR or LF occurs. Should a bare LF get here nevert
 doubled too: a next hop that takes a bare LF for a line end must not see an end of data before ours.
 """
 
+import re
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 __all__ = ["stuffed"]
 
 _COALESCE = 64 * 1024
 """Pieces are joined up to this size: a small message is one write, and larger ones are not copied twice."""
+
+# One octet and a look ahead: far faster than a `replace` that finds nothing, as nearly all do.
+_DOT_LINE: Final = re.compile(rb"\n(?=\.)")
 
 
 def stuffed(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -23,7 +28,7 @@ def stuffed(chunks: Iterable[bytes]) -> Iterator[bytes]:
     for chunk in chunks:
         if not chunk:
             continue
-        piece = chunk.replace(b"\n.", b"\n..")
+        piece = chunk.replace(b"\n.", b"\n..") if _DOT_LINE.search(chunk) else chunk
         if chunk[0] == 0x2E and tail[-1] == 0x0A:
             piece = b"." + piece
         tail = (tail + chunk[-2:])[-2:]
