@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from milterchain.chain.plan import MilterPlan
 from milterchain.milter.content import encode_macros
 from milterchain.milter.flags import DATA_SIZE_1M, Command
 from milterchain.milter.framing import encode_packet
+from milterchain.milter.macros import MacroNames
 from milterchain.milter.messages import Connect, Data, Helo, Mail, Rcpt, Unknown
-from milterchain.milter.negotiation import Negotiated
 
 __all__ = ["Briefing", "Event", "MacroPackets"]
 
@@ -23,15 +22,14 @@ class MacroPackets:
     def __init__(self, code: Command, values: Mapping[bytes, bytes]) -> None:
         self._code = code
         self._values = values
-        self._made: list[tuple[object, bytes]] = []
+        self._made: list[tuple[MacroNames, bytes]] = []
 
-    def packet(self, plan: MilterPlan, negotiated: Negotiated) -> bytes:
-        """The packet for one milter, empty if there is nothing to tell.
+    def packet(self, names: MacroNames) -> bytes:
+        """The packet for milters that are told these, empty if there is nothing to tell.
 
         Raises:
             LocalProtocolError: a NUL inside, or more than any milter takes.
         """
-        names = plan.macro_names(self._code, negotiated)
         for known, packet in self._made:
             if known is names:
                 return packet

@@ -71,9 +71,10 @@ class Parcel:
             OSError: the message cannot be read.
         """
         negotiated = session.negotiated
+        names = plan.macro_names(negotiated)
         return await session.content(
             self._content,
             pipelined=streams(plan.settings, negotiated),
-            macros={stage: packets.packet(plan, negotiated) for stage, packets in self._macros},
+            macros={stage: packets.packet(names[stage]) for stage, packets in self._macros},
             deadline=deadline,
         )

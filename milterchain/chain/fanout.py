@@ -7,7 +7,7 @@ waited for. Those before it are, however slow, or the answer would depend on who
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from milterchain.chain.line import Answer, Step
+from milterchain.chain.line import Step
 from milterchain.chain.member import Member
 from milterchain.chain.verdict import CONTINUE, Verdict
 from milterchain.errors import MilterTimeoutError
@@ -19,46 +19,49 @@ EVENT_TIMEOUT = 280.0
 for the answer to MAIL and RCPT (RFC 5321 4.5.3.2)."""
 
 
-async def decide(answers: Sequence[tuple[Member, Answer]], deadline: float | None = None) -> Verdict:
+async def decide(answers: Sequence[tuple[Member, Step]], deadline: float | None = None) -> Verdict:
     """The verdict on one event.
 
     Args:
         answers: each member's, in configured order.
         deadline: the loop time at which those who have not answered are given up.
     """
-    verdict = _decision(answers)
-    if verdict is not None:
-        return verdict
+    for index, (_, answer) in enumerate(answers):
+        if answer.verdict is None:
+            return await _wait(answers[index:], deadline)
+        if answer.verdict.decides:
+            return answer.verdict
+    return CONTINUE
+
+
+async def _wait(answers: Sequence[tuple[Member, Step]], deadline: float | None) -> Verdict:
     loop = asyncio.get_running_loop()
     decision: asyncio.Future[Verdict] = loop.create_future()
 
     def look() -> None:
-        verdict = _decision(answers)
-        if verdict is not None and not decision.done():
+        # Whoever stands first without a verdict is the one to wait for, whatever those behind have said.
+        verdict = CONTINUE
+        for _, answer in answers:
+            if answer.verdict is None:
+                answer.tell(look)
+                return
+            if answer.verdict.decides:
+                verdict = answer.verdict
+                break
+        if not decision.done():
             decision.set_result(verdict)
 
     def give_up() -> None:
         for member, answer in answers:
-            if isinstance(answer, Step) and answer.verdict is None and not decision.done():
+            if answer.verdict is None and not decision.done():
                 member.give_up(MilterTimeoutError("no verdict in time, only signs of progress"))
 
-    for _, answer in answers:
-        if isinstance(answer, Step):
-            answer.tell(look)
+    look()
     timer = loop.call_at(loop.time() + EVENT_TIMEOUT if deadline is None else deadline, give_up)
     try:
         return await decision
     finally:
         timer.cancel()
-
-
-def _decision(answers: Sequence[tuple[Member, Answer]]) -> Verdict | None:
-    """The verdict as far as it can be known, None if it cannot yet."""
-    for _, answer in answers:
-        verdict = answer.verdict if isinstance(answer, Step) else answer
-        if verdict is None or verdict.decides:
-            return verdict
-    return CONTINUE
 
 
 async def drain(members: Iterable[Member], deadline: float) -> None:

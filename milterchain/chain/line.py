@@ -7,17 +7,13 @@ for the next; one that waits for a reply holds the line until `settle`.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
 
 from milterchain.chain.briefing import Event
 from milterchain.chain.verdict import CONTINUE, Verdict
 from milterchain.mail.envelope import Path
 from milterchain.milter.messages import Abort, Connect, Helo, Mail, Quit
 
-__all__ = ["MAX_LENGTH", "Answer", "Line", "Outcome", "Step", "Story"]
-
-Answer: TypeAlias = "Verdict | Step"
-"""A verdict, or the step that will have one."""
+__all__ = ["MAX_LENGTH", "Line", "Outcome", "Step", "Story"]
 
 MAX_LENGTH = 100
 """Steps that wait for a slow milter while the others decide without it."""
@@ -54,7 +50,7 @@ class Outcome:
 
 
 class Step:
-    """Something in the line.
+    """Something in the line, and the verdict on it once there is one.
 
     Attributes:
         event: what happened; None is the end of a story.
@@ -88,6 +84,7 @@ class Step:
         recipient: int | None = None,
         muted: bool = False,
         outcome: Outcome | None = None,
+        verdict: Verdict | None = None,
     ) -> None:
         self.event = event
         self.packet = packet
@@ -96,7 +93,7 @@ class Step:
         self.muted = muted
         self.outcome = outcome
         self.started = 0.0
-        self.verdict: Verdict | None = None
+        self.verdict = verdict
         self._tell: Callable[[], None] | None = None
 
     def tell(self, callback: Callable[[], None]) -> None:
@@ -117,35 +114,31 @@ class Line:
         run: runs a step; answers its verdict, or None if that comes later by `settle`.
 
     Attributes:
+        steps: what comes after that, and is not run yet.
         waiting: the step whose verdict is due.
     """
 
-    __slots__ = ("_idle", "_run", "_steps", "waiting")
+    __slots__ = ("_idle", "_run", "steps", "waiting")
 
     def __init__(self, run: Callable[[Step], Verdict | None]) -> None:
         self.waiting: Step | None = None
         self._run = run
-        self._steps: deque[Step] = deque()
+        self.steps: deque[Step] = deque()
         self._idle: asyncio.Future[None] | None = None
 
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def submit(self, step: Step) -> Answer:
-        """Run a step, now or when it is its turn."""
-        if self.waiting is None and not self._steps:
-            verdict = self._run(step)
-            if verdict is not None:
-                return verdict
-            if self.waiting is None:
+    def submit(self, step: Step) -> Step:
+        """Run a step, now or when it is its turn, and return it."""
+        if self.waiting is None and not self.steps:
+            step.verdict = self._run(step)
+            if step.verdict is None and self.waiting is None:
                 self.go_on()
-            return step if step.verdict is None else step.verdict
-        self._steps.append(step)
+        else:
+            self.steps.append(step)
         return step
 
     def cut_in(self, steps: Iterable[Step]) -> None:
         """Put steps at the head of the line, to be run when the present one is done with."""
-        self._steps.extendleft(reversed(list(steps)))
+        self.steps.extendleft(reversed(list(steps)))
 
     def settle(self, verdict: Verdict) -> None:
         """The step that waited has its verdict, if one did; go on."""
@@ -156,8 +149,8 @@ class Line:
 
     def go_on(self) -> None:
         """Run what can be run."""
-        while self._steps and self.waiting is None:
-            step = self._steps.popleft()
+        while self.steps and self.waiting is None:
+            step = self.steps.popleft()
             verdict = self._run(step)
             if verdict is not None:
                 step.resolve(verdict)
@@ -167,10 +160,12 @@ class Line:
 
     def forget_message(self) -> None:
         """Drop what belongs to a message that is given up: nobody waits for it any more."""
-        steps, self._steps = self._steps, deque()
+        if not self.steps:
+            return
+        steps, self.steps = self.steps, deque()
         for step in steps:
             if isinstance(step.event, Connect | Helo | Abort):
-                self._steps.append(step)
+                self.steps.append(step)
             else:
                 step.resolve(CONTINUE)
 

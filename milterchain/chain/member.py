@@ -12,10 +12,11 @@ the middle of streamed content, is opened anew at the next message.
 
 import asyncio
 import time
+from collections.abc import Mapping
 
 from milterchain.chain.briefing import Briefing, Event
 from milterchain.chain.content import Heard, Parcel
-from milterchain.chain.line import MAX_LENGTH, Answer, Line, Outcome, Step, Story
+from milterchain.chain.line import MAX_LENGTH, Line, Outcome, Step, Story
 from milterchain.chain.observer import Observer
 from milterchain.chain.opening import open_session
 from milterchain.chain.picture import Phase, Picture
@@ -35,7 +36,20 @@ from milterchain.chain.verdict import (
 from milterchain.errors import LocalProtocolError, MilterError, MilterTimeoutError, RemoteProtocolError
 from milterchain.milter.client import MilterSession
 from milterchain.milter.flags import Command
-from milterchain.milter.messages import Abort, Connect, Data, Helo, Mail, Quit, Rcpt, Reply, Skip, Unknown
+from milterchain.milter.macros import MacroNames
+from milterchain.milter.messages import (
+    Abort,
+    Connect,
+    Continue,
+    Data,
+    Helo,
+    Mail,
+    Quit,
+    Rcpt,
+    Reply,
+    Skip,
+    Unknown,
+)
 from milterchain.milter.state import IDLE_AFTER
 
 __all__ = ["Member"]
@@ -59,6 +73,7 @@ class Member:
         "_closed",
         "_in_content",
         "_line",
+        "_macro_names",
         "_observer",
         "_picture",
         "_session",
@@ -79,6 +94,7 @@ class Member:
         self._closed = False
         self._in_content = False
         self._line = Line(self._run)
+        self._macro_names: Mapping[int, MacroNames] = {}
         self._picture = Picture()
         self._skipping: Command | None = None
 
@@ -90,7 +106,7 @@ class Member:
     @property
     def behind(self) -> bool:
         """Whether so much waits in the line that no more should be added."""
-        return len(self._line) >= MAX_LENGTH
+        return len(self._line.steps) >= MAX_LENGTH
 
     @property
     def hears_refused(self) -> bool:
@@ -119,6 +135,7 @@ class Member:
             session.close()
             return self.standing
         self._session = session
+        self._macro_names = self.plan.macro_names(session.negotiated)
         self._picture.end()
         if self._observer is not None:
             self._observer.on_event(self.name, Command.OPTNEG, CONTINUE, time.monotonic() - started)
@@ -178,7 +195,7 @@ class Member:
 
     # Events
 
-    def event(self, briefing: Briefing, *, recipient: int | None = None, muted: bool = False) -> Answer:
+    def event(self, briefing: Briefing, *, recipient: int | None = None, muted: bool = False) -> Step:
         """Tell the milter, at once or when it has answered what it was told before.
 
         Args:
@@ -186,14 +203,13 @@ class Member:
             recipient: for RCPT, the recipient's number in this message.
             muted: whether the verdict is of no consequence: somebody else has refused already.
         """
-        session = self._session
-        if session is None:
-            return self.standing
+        if self._session is None:
+            return Step(briefing.event, verdict=self.standing)
         try:
-            macros = briefing.macros.packet(self.plan, session.negotiated)
+            macros = briefing.macros.packet(self._macro_names.get(briefing.event.code, ()))
         except LocalProtocolError as error:
             self.give_up(error)
-            return self.standing
+            return Step(briefing.event, verdict=self.standing)
         return self._line.submit(
             Step(briefing.event, briefing.packet, macros, recipient=recipient, muted=muted)
         )
@@ -203,12 +219,12 @@ class Member:
         self._line.forget_message()
         self._line.submit(Step(Abort()))
 
-    def retell(self, story: Story) -> Answer:
+    def retell(self, story: Story) -> Step:
         """Tell the envelope again, if the milter knows one that is not true any more.
 
         Returns:
-            Continue if all is well; DISCARD if the milter discards the message; a temporary refusal if it
-            now refuses what it accepted before.
+            With the verdict Continue if all is well; DISCARD if the milter discards the message; a temporary
+            refusal if it now refuses what it accepted before.
         """
         return self._line.submit(Step(story))
 
@@ -222,7 +238,7 @@ class Member:
         if event is None:
             assert step.outcome is not None
             return step.outcome.verdict
-        return self._retell(session, step, event) if isinstance(event, Story) else self._end(session, event)
+        return self._retell(step, event) if isinstance(event, Story) else self._end(session, event)
 
     def _due(self, step: Step, event: Event) -> bool:
         """Whether the milter is to hear this, as things stand now."""
@@ -286,11 +302,14 @@ class Member:
 
     def _judge(self, session: MilterSession, step: Step, event: Command, reply: Reply) -> Verdict:
         """What a reply means, and what it changes."""
+        if isinstance(reply, Continue):  # as a rule
+            self._observe(step, event, CONTINUE)
+            self._knows(step)
+            return CONTINUE
         verdict = verdict_of(reply, event, self.name)
         if isinstance(verdict, Fault):
             return self._refuse(reply, event, verdict)
-        if self._observer is not None and not step.muted:
-            self._observer.on_event(self.name, event, verdict, time.monotonic() - step.started)
+        self._observe(step, event, verdict)
         if isinstance(reply, Skip):
             self._skipping = event
         if reply.code in IDLE_AFTER.get(event, ()):
@@ -304,9 +323,13 @@ class Member:
             self._knows(step)
         return verdict
 
+    def _observe(self, step: Step, event: Command, verdict: Verdict) -> None:
+        if self._observer is not None and not step.muted:
+            self._observer.on_event(self.name, event, verdict, time.monotonic() - step.started)
+
     # Telling again
 
-    def _retell(self, session: MilterSession, step: Step, story: Story) -> Verdict | None:
+    def _retell(self, step: Step, story: Story) -> Verdict | None:
         """Put the story at the head of the line, if there is need."""
         keep = self.plan.settings.on_rejected_recipient == "keep"
         if keep or not self._picture.stale(story.numbers):
@@ -319,7 +342,7 @@ class Member:
         steps = [Step(Abort(), outcome=outcome)]
         for briefing, recipient in told:
             try:
-                macros = briefing.macros.packet(self.plan, session.negotiated)
+                macros = briefing.macros.packet(self._macro_names.get(briefing.event.code, ()))
             except LocalProtocolError as error:
                 return self._fail(error, briefing.event.code)
             steps.append(Step(briefing.event, briefing.packet, macros, recipient=recipient, outcome=outcome))

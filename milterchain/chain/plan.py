@@ -1,5 +1,8 @@
 """What all sessions share of one milter, worked out once."""
 
+from collections.abc import Mapping
+from functools import lru_cache
+
 from milterchain.chain.settings import MilterSettings
 from milterchain.milter.client import ClientOptions
 from milterchain.milter.flags import Command
@@ -7,6 +10,9 @@ from milterchain.milter.macros import STAGES, MacroNames, MacroTable
 from milterchain.milter.negotiation import Negotiated
 
 __all__ = ["MilterPlan", "streams"]
+
+_PLANS = 256
+"""How many ways to tell a milter are remembered: one for each in practice, but filters choose."""
 
 
 def streams(settings: MilterSettings, negotiated: Negotiated) -> bool:
@@ -41,9 +47,11 @@ class MilterPlan:
         )
         self._table = MacroTable(settings.macros)
 
-    def macro_names(self, command: Command, negotiated: Negotiated) -> MacroNames:
-        """The macros that go with a command, if they are defined."""
-        stage = STAGES.get(command)
-        if stage is None:
-            return ()
-        return self._table.names(stage, negotiated.macros.get(stage))
+    def macro_names(self, negotiated: Negotiated) -> Mapping[int, MacroNames]:
+        """The macros that go with each command, if they are defined."""
+        return _macro_names(self._table, negotiated)
+
+
+@lru_cache(_PLANS)
+def _macro_names(table: MacroTable, negotiated: Negotiated) -> Mapping[int, MacroNames]:
+    return {command: table.names(stage, negotiated.macros.get(stage)) for command, stage in STAGES.items()}

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from milterchain.chain.briefing import Briefing, Event
 from milterchain.chain.client import AuthInfo, ClientInfo, TLSInfo, client_values, connect_event
 from milterchain.chain.fanout import EVENT_TIMEOUT, decide, drain
-from milterchain.chain.line import Answer, Story
+from milterchain.chain.line import Step, Story
 from milterchain.chain.member import Member
 from milterchain.chain.observer import Observer
 from milterchain.chain.pipeline import ContentOutcome, run_content
@@ -153,14 +153,14 @@ class ChainSession:
         if self._closed:
             return
         self._closed = True
+        for member in self._members:
+            member.quit()
+        busy = [member for member in self._members if member.busy]
         try:
-            for member in self._members:
-                member.quit()
-            busy = [member for member in self._members if member.busy]
             if busy:
                 await drain(busy, asyncio.get_running_loop().time() + CLOSE_TIMEOUT)
         finally:
-            for member in self._members:
+            for member in busy:
                 member.drop()
 
     # A transaction
@@ -215,7 +215,7 @@ class ChainSession:
         if self.discarded is not None:
             return CONTINUE
         briefing = Briefing(Data(), self.macros)
-        answers: list[tuple[Member, Answer]] = []
+        answers: list[tuple[Member, Step]] = []
         for member in self._members:
             answers += ((member, member.retell(story)), (member, member.event(briefing)))
         return self._decided(await decide(answers))

@@ -10,7 +10,8 @@ Texts and validation are those of Postfix 3.12 (milter8.c, smtpd.c).
 import enum
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 from milterchain.chain.settings import DefaultAction
 from milterchain.mail.replies import MAX_REPLY_LINE, MAX_REPLY_LINES, Reply
@@ -80,25 +81,23 @@ class Verdict:
         milter: the name of the milter that said so, None if nobody had anything to say.
         quarantine: the reason for which the message is to be held, None if it is not. Only failures say so
             at other events than the end of the message.
+        decides: whether this is the end of the matter, whatever the other milters say.
     """
 
     kind: Kind = Kind.CONTINUE
     reply: Reply | None = None
     milter: str | None = None
     quarantine: bytes | None = None
+    decides: bool = field(init=False, repr=False, compare=False)
 
-    @property
-    def decides(self) -> bool:
-        """Whether this is the end of the matter, whatever the other milters say."""
-        return self.kind not in _GOES_ON
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "decides", self.kind not in {Kind.CONTINUE, Kind.ACCEPT})
 
     @property
     def closes(self) -> bool:
         """Whether the SMTP connection ends once the reply is sent."""
         return self.reply is not None and self.reply.closes
 
-
-_GOES_ON = (Kind.CONTINUE, Kind.ACCEPT)
 
 CONTINUE = Verdict()
 """Nothing to say."""
@@ -240,6 +239,7 @@ def fault_verdict(action: DefaultAction, fault: Fault, milter: str) -> Verdict:
     return Verdict(kind=kind, reply=reply, milter=milter, quarantine=held)
 
 
+@lru_cache
 def deferred(milter: str | None) -> Verdict:
     """The safe answer where a message can be neither passed nor refused: try again later."""
     kind, reply = _DEFER

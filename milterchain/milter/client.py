@@ -216,6 +216,27 @@ class MilterSession(MilterLink):
             return code in self.negotiated.answered
         return self._request(code, packet, macros, replied)
 
+    def _request(self, code: Command, packet: bytes, macros: bytes, replied: Replied | None) -> bool:
+        negotiated = self.negotiated
+        if code in negotiated.declined:
+            if macros and negotiated.knows(code):
+                self._write(macros)
+            return False
+        longest = negotiated.max_data + OVERHEAD
+        if len(packet) > longest or len(macros) > longest:
+            raise LocalProtocolError(f"{code.name} or its macros are longer than {negotiated.max_data} bytes")
+        try:
+            self._connection.advance(code)
+        except RemoteProtocolError as error:
+            self._fail(error)
+            raise self._end() from error
+        due = code in negotiated.answered
+        if due:
+            self._waiter = replied
+            self._limit(self._options.command_timeout)
+        self._write(macros + packet)
+        return due
+
     def send(self, command: AnyCommand) -> None:
         """Send what is never answered: ABORT, QUIT, QUIT_NC. After QUIT the session is closed.
 
@@ -359,27 +380,6 @@ class MilterSession(MilterLink):
 
         self._queue.append(_Turn(begin, partial(_fill, future)))
         await future
-
-    def _request(self, code: Command, packet: bytes, macros: bytes, replied: Replied | None) -> bool:
-        negotiated = self.negotiated
-        if code in negotiated.declined:
-            if macros and negotiated.knows(code):
-                self._write(macros)
-            return False
-        longest = negotiated.max_data + OVERHEAD
-        if len(packet) > longest or len(macros) > longest:
-            raise LocalProtocolError(f"{code.name} or its macros are longer than {negotiated.max_data} bytes")
-        try:
-            self._connection.advance(code)
-        except RemoteProtocolError as error:
-            self._fail(error)
-            raise self._end() from error
-        due = code in negotiated.answered
-        if due:
-            self._waiter = replied
-            self._limit(self._options.command_timeout)
-        self._write(macros + packet)
-        return due
 
     def _send(self, command: AnyCommand) -> None:
         try:

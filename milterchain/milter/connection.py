@@ -104,7 +104,7 @@ class Connection:
     @property
     def unread(self) -> int:
         """Bytes received that are no event yet."""
-        return len(self._reader)
+        return len(self._reader.unread)
 
     def send(self, message: Event) -> bytes:
         """Take a message to be sent and return its bytes.
@@ -145,8 +145,8 @@ class Connection:
             due = self._outstanding[-1]
             if command not in PIPELINED or due not in PIPELINED or due == Command.END_OF_MESSAGE:
                 raise LocalProtocolError(f"{_name(command)} before the reply to {_name(due)} came")
-        elif len(self._reader) and self.state is not State.CLOSED:
-            self._refuse(f"{len(self._reader)} bytes came unasked")
+        elif self._reader.unread and self.state is not State.CLOSED:
+            self._refuse(f"{self.unread} bytes came unasked")
         after = self._table[self.state].get(command)
         if after is None:
             raise LocalProtocolError(f"{_name(command)} is not possible now: {self.state.value}")
@@ -205,7 +205,7 @@ class Connection:
         Returns:
             Whether they were; if not, nothing was taken.
         """
-        if data != _CONTINUE or len(self._outstanding) != 1 or len(self._reader):
+        if data != _CONTINUE or len(self._outstanding) != 1 or self._reader.unread:
             return False
         if self.negotiated is None or self.state is State.CLOSED:
             return False

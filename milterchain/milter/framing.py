@@ -68,22 +68,19 @@ class PacketReader:
 
     Attributes:
         max_payload: the longest payload that is taken.
+        unread: what was received and is no packet yet. Not to be changed.
     """
 
-    __slots__ = ("_buffer", "_first", "max_payload")
+    __slots__ = ("_first", "max_payload", "unread")
 
     def __init__(self, max_payload: int) -> None:
         self.max_payload = max_payload
-        self._buffer = bytearray()
+        self.unread = bytearray()
         self._first = True
-
-    def __len__(self) -> int:
-        """Bytes received and not yet returned as packets."""
-        return len(self._buffer)
 
     def feed(self, data: bytes) -> None:
         """Take what was received."""
-        self._buffer += data
+        self.unread += data
 
     def next_packet(self) -> tuple[int, bytes] | None:
         """The code and payload of the next packet; None while it is incomplete.
@@ -93,7 +90,7 @@ class PacketReader:
             PacketTooLargeError: the announced length is beyond `max_payload`.
             RemoteProtocolError: the announced length is 0: not even a code.
         """
-        buffer = self._buffer
+        buffer = self.unread
         if len(buffer) < 4:
             return None
         if self._first:
@@ -122,7 +119,7 @@ class PacketReader:
         """
         count = 0
         size = len(packet)
-        buffer = self._buffer
+        buffer = self.unread
         while count < most and buffer.startswith(packet, count * size):
             count += 1
         if count:

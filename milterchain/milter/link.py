@@ -32,6 +32,7 @@ class MilterLink(asyncio.Protocol):
 
     Attributes:
         endpoint: where the milter listens.
+        closed: whether the session is over, for whatever reason: no command can be sent any more.
         failure: what ended the connection; None while it works and after an orderly end.
         paused: whether the peer does not take more data for now.
     """
@@ -40,6 +41,7 @@ class MilterLink(asyncio.Protocol):
         self, endpoint: Endpoint, connection: Connection, timeout: float, total_timeout: float
     ) -> None:
         self.endpoint = endpoint
+        self.closed = False
         self.failure: MilterError | None = None
         self.paused = False
         self._connection = connection
@@ -49,23 +51,17 @@ class MilterLink(asyncio.Protocol):
         self._quickack: Callable[[int, int, int], object] | None = None
         self._gone = False
         self._going: asyncio.Future[None] | None = None
-        self._closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._timeout = timeout
         self._deadline: float | None = None
         self._total = 0.0
 
-    @property
-    def closed(self) -> bool:
-        """Whether the session is over, for whatever reason: no command can be sent any more."""
-        return self._closing or self.failure is not None
-
     def close(self) -> None:
         """Close without QUIT, after what was written; what awaits a reply fails."""
         if self.closed:
             return
-        self._closing = True
+        self.closed = True
         self._connection.close()
         self._release()
         if self._transport is not None:
@@ -121,7 +117,8 @@ class MilterLink(asyncio.Protocol):
     def _write(self, data: bytes) -> None:
         assert self._transport is not None
         self._transport.write(data)
-        self._acknowledge()
+        if self._quickack is not None:
+            self._acknowledge()
 
     def _acknowledge(self) -> None:
         # Not sticky: Linux falls back to delayed acknowledgements when data is sent. A milter that writes its
@@ -160,7 +157,7 @@ class MilterLink(asyncio.Protocol):
         if self._loop.time() < deadline:
             self._timer_at = deadline
             self._timer = self._loop.call_at(deadline, self._expired)
-        elif self._closing:
+        elif self.closed:
             self._abort()
         else:
             self._fail(MilterTimeoutError(f"no answer in time{self._where()}"))
@@ -179,6 +176,7 @@ class MilterLink(asyncio.Protocol):
         """End the session by a fault."""
         if self.closed:
             return
+        self.closed = True
         self.failure = type(error)(f"{self.endpoint}: {error}")
         self.failure.__cause__ = error.__cause__
         self._connection.close()

@@ -155,7 +155,7 @@ class Negotiated:
     actions: Action
     protocol: Protocol
     max_data: int = DATA_SIZE_64K
-    macros: Mapping[int, tuple[bytes, ...]] = field(default_factory=dict)
+    macros: Mapping[int, tuple[bytes, ...]] = field(default_factory=dict, hash=False)
     declined: frozenset[Command] = field(init=False, repr=False)
     answered: frozenset[Command] = field(init=False, repr=False)
     leading_space: bool = field(init=False, repr=False)

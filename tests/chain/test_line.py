@@ -27,12 +27,12 @@ class Owner:
 
 async def test_in_order_and_one_at_a_time():
     owner = Owner()
-    assert owner.line.submit(Step(Data())) is NO
+    assert owner.line.submit(Step(Data())).verdict is NO
     first = owner.line.submit(Step(Helo(b"a")))
     second = owner.line.submit(Step(Data()))
     third = owner.line.submit(Step(Helo(b"b")))
     assert owner.ran == [Data(), Helo(b"a")]
-    assert len(owner.line) == 2
+    assert len(owner.line.steps) == 2
     owner.line.settle(CONTINUE)
     assert (first.verdict, second.verdict) == (CONTINUE, NO)
     assert owner.line.waiting.event == Helo(b"b")
@@ -62,7 +62,7 @@ async def test_what_belongs_to_a_message_is_dropped():
     answers = [owner.line.submit(Step(event)) for event in events]
     owner.line.forget_message()
     assert [answer.verdict is not None for answer in answers] == [True, False, True, False, False]
-    assert len(owner.line) == 3
+    assert len(owner.line.steps) == 3
 
 
 def test_who_waits_for_a_verdict_is_told():
@@ -87,7 +87,7 @@ def test_a_step_that_makes_room_for_itself():
         return None
 
     line = Line(run)
-    assert line.submit(Step(None)) is NO
+    assert line.submit(Step(None)).verdict is NO
     assert [step.event for step in answers] == [None, Data(), None]
 
 

@@ -41,7 +41,7 @@ def test_any_pieces_give_the_same_packets(packets, data):
         reader.feed(stream[start:end])
         found += reader
     assert found == packets
-    assert len(reader) == 0
+    assert len(reader.unread) == 0
 
 
 @given(st.binary(max_size=200))
@@ -57,7 +57,7 @@ def test_nothing_is_allocated_by_announcement():
     reader = PacketReader(2**31)
     reader.feed(b"\0\xff\xff\xff")
     assert reader.next_packet() is None
-    assert len(reader) == 4
+    assert len(reader.unread) == 4
 
 
 def test_the_limit():
@@ -132,7 +132,7 @@ def test_skip(data, most, count, left):
     reader = PacketReader(10)
     reader.feed(data)
     assert reader.skip(CONTINUE, most) == count
-    assert len(reader) == left
+    assert len(reader.unread) == left
 
 
 def test_a_payload_that_no_length_can_express(monkeypatch):

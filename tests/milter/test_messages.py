@@ -132,7 +132,7 @@ def test_byte_by_byte_with_a_tail(decode, message, data):
         reader.feed(bytes((byte,)))
         packets += reader
     assert [decode(*packet) for packet in packets] == [message]
-    assert len(reader) == 3
+    assert len(reader.unread) == 3
 
 
 @every_message
