@@ -13,6 +13,9 @@ __all__ = ["MilterPlan", "streams"]
 
 _PLANS = 256
 """How many ways to tell a milter are remembered: one for each in practice, but filters choose."""
+SLACK = 2**20
+"""Octets that a milter's changes may have beyond what the size of messages explains. A body that is encoded
+anew, in base64 say, grows by a third; headers and a few recipients are little beside this."""
 
 
 def streams(settings: MilterSettings, negotiated: Negotiated) -> bool:
@@ -44,6 +47,8 @@ class MilterPlan:
             connect_timeout=settings.connect_timeout,
             command_timeout=settings.command_timeout,
             content_timeout=settings.content_timeout,
+            max_reply=settings.message_size * 3 // 2 + SLACK,
+            max_edit_bytes=settings.message_size * 2 + SLACK,
         )
         self._table = MacroTable(settings.macros)
 

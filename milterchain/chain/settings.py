@@ -12,7 +12,17 @@ from milterchain.milter.endpoint import Endpoint
 from milterchain.milter.flags import Stage
 from milterchain.milter.negotiation import MAX_VERSION, MIN_VERSION
 
-__all__ = ["DefaultAction", "HeaderIndex", "MilterSettings", "OnRejectedRecipient", "Pipeline"]
+__all__ = [
+    "MESSAGE_SIZE",
+    "DefaultAction",
+    "HeaderIndex",
+    "MilterSettings",
+    "OnRejectedRecipient",
+    "Pipeline",
+]
+
+MESSAGE_SIZE = 50 * 2**20
+"""Octets; the usual limit of the front end."""
 
 HeaderIndex: TypeAlias = Literal["postfix", "sendmail"]
 OnRejectedRecipient: TypeAlias = Literal["replay", "keep"]
@@ -46,6 +56,8 @@ class MilterSettings:
         on_rejected_recipient: whether a milter that accepted a recipient which another one refused is told
             the envelope again without it.
         pipeline: whether content is sent without waiting for each reply; "auto" is on where it is safe.
+        message_size: octets of the largest message that comes in. What a milter may send back, such as a new
+            body in one packet, is bounded by it.
         macros: names that are sent on top of the usual ones, by stage. What the milter itself asks for at a
             stage replaces both.
     """
@@ -60,6 +72,7 @@ class MilterSettings:
     header_index: HeaderIndex = "postfix"
     on_rejected_recipient: OnRejectedRecipient = "replay"
     pipeline: Pipeline = "auto"
+    message_size: int = MESSAGE_SIZE
     macros: Mapping[Stage, tuple[bytes, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

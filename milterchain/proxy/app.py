@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 from milterchain.chain.observer import Observer
 from milterchain.chain.session import Chain
-from milterchain.chain.settings import DefaultAction, MilterSettings
+from milterchain.chain.settings import MESSAGE_SIZE, DefaultAction, MilterSettings
 from milterchain.config import Config, MilterConfig
 from milterchain.config_types import ListenAddress
 from milterchain.errors import ConfigurationError
@@ -38,7 +38,7 @@ FIRST_LOOK: Final = 3.0
 """Seconds that the start may wait for the next hops to say what they offer."""
 
 
-def milter_settings(milter: MilterConfig) -> MilterSettings:
+def milter_settings(milter: MilterConfig, message_size: int = MESSAGE_SIZE) -> MilterSettings:
     """What the chain needs to know of one milter."""
     return MilterSettings(
         name=milter.name,
@@ -52,6 +52,7 @@ def milter_settings(milter: MilterConfig) -> MilterSettings:
         header_index=milter.header_index,
         on_rejected_recipient=milter.on_rejected_recipient,
         pipeline=milter.pipeline,
+        message_size=message_size,
         macros=milter.macros,
     )
 
@@ -59,7 +60,7 @@ def milter_settings(milter: MilterConfig) -> MilterSettings:
 def build_chain(config: Config, observer: Observer | None = None) -> Chain:
     """The milters of a configuration."""
     return Chain(
-        [milter_settings(milter) for milter in config.milter],
+        [milter_settings(milter, config.limits.message_size) for milter in config.milter],
         hostname=config.hostname.encode("ascii"),
         message_timeout=config.limits.message_timeout,
         observer=observer,

@@ -33,15 +33,17 @@ def test_every_key_of_a_milter_arrives() -> None:
                     "pipeline": "off",
                     "macros": {"mail": ["{x}"]},
                 }
-            ]
+            ],
+            "limits": {"message_size": "1MiB"},
         },
         "test",
         Path(),
     )
-    settings = milter_settings(config.milter[0])
+    settings = milter_settings(config.milter[0], config.limits.message_size)
     assert (settings.name, settings.endpoint.port, settings.default_action) == ("m", 1, "shutdown")
     assert (settings.connect_timeout, settings.command_timeout, settings.content_timeout) == (1, 2, 3)
     assert (settings.version, settings.header_index, settings.pipeline) == (4, "sendmail", "off")
+    assert settings.message_size == 2**20
     assert (settings.on_rejected_recipient, settings.macros) == ("keep", {Stage.MAIL: (b"{x}",)})
 
 

@@ -259,6 +259,19 @@ async def test_edits_reach_the_next_hop_and_later_milters(world: Any) -> None:
     assert world.milters[1].connections[0].codes == "OCHMRRTLLLNBE"
 
 
+@pytest.mark.parametrize(("limit", "passes"), [("64KiB", False), ("2MiB", True)])
+async def test_what_a_milter_may_send_back_is_bounded_by_the_size_of_messages(
+    world: Any, limit: str, *, passes: bool
+) -> None:
+    body = b"x" * 78 + b"\r\n"
+    edits = [ReplaceBody(body * 25_000), Continue()]
+    await world.start({Command.END_OF_MESSAGE: edits}, limits={"message_size": limit})
+    client = await world.client()
+    await client.begin()
+    assert (await client.send()).startswith("250 2.0.0" if passes else "451 4.7.1")
+    assert [message.data[-80:] for message in world.hop.accepted] == [body] * passes
+
+
 async def test_a_milter_that_deletes_every_recipient_discards(world: Any) -> None:
     await world.start({Command.END_OF_MESSAGE: [DeleteRecipient(b"<b@example.net>"), Continue()]})
     client = await world.client()
@@ -282,7 +295,9 @@ async def test_an_added_recipient_that_the_next_hop_refuses(world: Any, policy: 
 
 @pytest.mark.parametrize("policy", ["tempfail", "log"])
 @pytest.mark.parametrize("left", [True, False])
-async def test_an_added_recipient_that_is_no_address(world: Any, log: Any, policy: str, left: bool) -> None:  # noqa: FBT001
+async def test_an_added_recipient_that_is_no_address(
+    world: Any, log: Any, policy: str, *, left: bool
+) -> None:
     """It is refused by us, as the next hop would: a redirection that failed must not swallow the message."""
     edits = [AddRecipient(b"<no body>"), DeleteRecipient(b"<b@example.net>"), Continue()]
     await world.start({Command.END_OF_MESSAGE: edits}, relay={"on_refused_added_recipient": policy})
