@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from milterchain.chain.plan import MilterPlan
-from milterchain.cli.output import console, safe, table
+from milterchain.cli.output import console, print_table, safe, table
 from milterchain.config import Config, MilterConfig
 from milterchain.errors import MilterError
 from milterchain.milter.client import MilterSession
@@ -51,7 +51,7 @@ async def _check_milter(milter: MilterConfig) -> Row:
         agreed = session.negotiated
         await session.quit()
         ok, version = True, str(agreed.version)
-        details = f"actions: {_names(agreed.actions)}; protocol: {_names(agreed.protocol)}"
+        details = _in_words(agreed.actions, agreed.protocol)
     return Row(
         kind="milter",
         name=milter.name,
@@ -63,9 +63,23 @@ async def _check_milter(milter: MilterConfig) -> Row:
     )
 
 
-def _names(flags: Action | Protocol) -> str:
-    """The names of the bits, for people: `add_headers, change_body`; `none` if there are none."""
-    return ", ".join(str(flag.name).lower() for flag in type(flags) if flag in flags) or "none"
+def _in_words(actions: Action, protocol: Protocol) -> str:
+    """What was agreed on: what the milter may change, what it is not sent, does not answer, and can do."""
+    may, bits = _names(actions), _names(protocol)
+    unasked = [bit.removeprefix("no reply ") for bit in bits if bit.startswith("no reply ")]
+    unsent = [bit.removeprefix("no ") for bit in bits if bit.startswith("no ") and bit[3:8] != "reply"]
+    rest = [bit for bit in bits if not bit.startswith("no ")]
+    parts = [f"may {', '.join(may)}" if may else "may change nothing"]
+    parts += [
+        f"{what}: {', '.join(names)}"
+        for what, names in (("not sent", unsent), ("no answer to", unasked), ("knows", rest))
+        if names
+    ]
+    return "; ".join(parts)
+
+
+def _names(flags: Action | Protocol) -> list[str]:
+    return [str(flag.name).lower().replace("_", " ") for flag in type(flags) if flag in flags]
 
 
 def _next_hop(status: HopStatus) -> Row:
@@ -121,5 +135,5 @@ def check(config: Config) -> bool:
             f"{row.seconds * 1000:.1f} ms",
             Text(safe(row.details)),
         )
-    out.print(shown)
+    print_table(out, shown)
     return all(row.ok for row in rows)

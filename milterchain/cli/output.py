@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["console", "safe", "table"]
+__all__ = ["console", "print_table", "safe", "table"]
 
 _PIPE_WIDTH: Final = 10_000
 """Columns of a pipe: enough that no line is wrapped."""
@@ -31,6 +31,17 @@ def table(out: Console, *columns: str) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold", no_wrap=not out.is_terminal)
     return made
+
+
+def print_table(out: Console, rows: Table) -> None:
+    """Print a table; into a pipe without the blanks that fill its last column."""
+    if out.is_terminal:
+        out.print(rows)
+        return
+    with out.capture() as lines:
+        out.print(rows)
+    for line in lines.get().splitlines():
+        out.print(line.rstrip(), soft_wrap=True)
 
 
 def safe(text: str) -> str:

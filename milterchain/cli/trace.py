@@ -19,21 +19,24 @@ import typer
 from milterchain.chain.client import ClientInfo
 from milterchain.chain.observer import Snapshot
 from milterchain.chain.session import ChainSession
-from milterchain.chain.verdict import CONTINUE, Kind, Verdict
+from milterchain.chain.verdict import CONTINUE, Kind, Verdict, banner_reply
 from milterchain.cli.output import console
-from milterchain.cli.trace_view import Change, Event, Result, show, show_json
+from milterchain.cli.trace_view import Change, Event, Heard, Request, Result, show, show_json
 from milterchain.config import Config
 from milterchain.errors import HeaderLimitError, MilterError
 from milterchain.mail.canonical import canonical
 from milterchain.mail.diff import diff_envelopes, diff_messages
 from milterchain.mail.envelope import Envelope, Path
 from milterchain.mail.message import Message, parse_message
+from milterchain.mail.replies import Reply
 from milterchain.milter.flags import Command, Family
 from milterchain.milter.messages import Modification
 from milterchain.proxy.app import build_chain
 from milterchain.proxy.logs import text
 from milterchain.proxy.queue_id import QueueIds
 from milterchain.proxy.received import Trace, received_header
+from milterchain.proxy.transaction import HELD, OK
+from milterchain.smtp.answers import NO_RECIPIENTS
 
 __all__ = ["Recorder", "TraceRequest", "trace", "trace_message"]
 
@@ -45,6 +48,9 @@ _NAMES = {
     Command.END_OF_MESSAGE: "message",
 }
 """Stages whose name is not the command's in lower case."""
+
+_COMMANDS = {"helo": "EHLO", "mail": "MAIL", "data": "DATA", "message": "the message"}
+"""What the client has said when it hears the reply, by stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,18 +108,19 @@ def _addresses(message: Message, *names: bytes) -> Iterator[Path]:
 
 
 class Recorder:
-    """An observer that keeps everything.
-
-    Attributes:
-        recipient: the one that is being asked for.
-    """
+    """An observer that keeps everything."""
 
     def __init__(self, milters: Sequence[str]) -> None:
-        self.recipient: str | None = None
         self.changes: list[Change] = []
+        self._recipient: str | None = None
         self._order = {name: index for index, name in enumerate(milters)}
         self._stages: list[tuple[str, str | None]] = []
         self._events: list[Event] = []
+
+    @property
+    def stages(self) -> tuple[tuple[str, str | None], ...]:
+        """The stages that were gone through, in order, each `rcpt` with its recipient."""
+        return tuple(self._stages)
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -127,6 +134,11 @@ class Recorder:
                 ),
             )
         )
+
+    def enter(self, stage: str, recipient: str | None = None) -> None:
+        """What is asked next."""
+        self._recipient = recipient
+        self._stages.append((stage, recipient))
 
     def on_event(self, milter: str, event: Command, verdict: Verdict, seconds: float) -> None:
         """Keep an answer."""
@@ -164,7 +176,7 @@ class Recorder:
         error: str | None = None,
     ) -> None:
         stage = _NAMES.get(event, event.name.lower())
-        recipient = self.recipient if event is Command.RCPT else None
+        recipient = self._recipient if event is Command.RCPT else None
         if (stage, recipient) not in self._stages:
             self._stages.append((stage, recipient))
         self._events.append(
@@ -182,66 +194,144 @@ class Recorder:
 
 async def trace_message(config: Config, request: TraceRequest) -> Result:
     """Send the message through the chain of a configuration."""
-    recorder = Recorder([milter.name for milter in config.milter])
+    milters = tuple(milter.name for milter in config.milter)
+    recorder = Recorder(milters)
     session = build_chain(config, recorder).session(request.client)
+    queue_id = QueueIds()()
+    size = request.message.size
     try:
-        verdict, stage, envelope = await _converse(config, request, session, recorder)
+        end = await _Dialogue(config, request, session, recorder, queue_id).run()
     finally:
         session.abort()
         await session.close()
         request.message.close()
+    verdict = end.verdict
     return Result(
+        request=Request(
+            client=request.client.address,
+            helo=text(request.helo),
+            queue_id=queue_id.decode("ascii"),
+            sender=text(request.sender.bracketed),
+            recipients=tuple(text(path.bracketed) for path in request.recipients),
+            size=size,
+        ),
+        milters=milters,
+        stages=recorder.stages,
         events=recorder.events,
         changes=tuple(recorder.changes),
         verdict=verdict.kind.name.lower() if verdict.decides else "accept",
-        stage=stage,
+        stage=end.stage,
         milter=verdict.milter,
         reply=str(verdict.reply) if verdict.reply else None,
         quarantine=None if verdict.quarantine is None else text(verdict.quarantine),
-        sender=text(envelope.sender.bracketed),
-        recipients=tuple(text(path.bracketed) for path in envelope.recipients),
+        sender=text(end.envelope.sender.bracketed),
+        recipients=tuple(text(path.bracketed) for path in end.envelope.recipients),
+        heard=end.heard,
     )
 
 
-async def _converse(
-    config: Config, request: TraceRequest, session: ChainSession, recorder: Recorder
-) -> tuple[Verdict, str, Envelope]:
-    """The dialogue up to where a verdict ends it; the verdict, its stage, and the envelope at the end."""
-    envelope = Envelope(request.sender)
-    queue_id = QueueIds()()
-    begin = (
-        ("connect", session.connect),
-        ("helo", partial(session.helo, request.helo, esmtp=True)),
-        ("mail", partial(session.mail, request.sender, queue_id)),
-    )
-    for stage, ask in begin:
-        if (verdict := await ask()).decides:
-            return verdict, stage, envelope
-    verdict = CONTINUE
-    for recipient in request.recipients:
-        recorder.recipient = text(recipient.bare)
-        verdict = await session.rcpt(recipient)
-        if verdict.kind in {Kind.DISCARD, Kind.SHUTDOWN}:
-            break
-        if not verdict.decides:
-            envelope = envelope.with_recipient(recipient)
-    if verdict.kind in {Kind.DISCARD, Kind.SHUTDOWN} or not envelope.recipients:
-        return verdict, "rcpt", envelope
-    if (verdict := await session.data()).decides:
-        return verdict, "data", envelope
-    return await _content(_traced(config, request, queue_id, envelope), envelope, session)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    """Where a dialogue ended: the verdict, its stage, the envelope then, and what the client was told."""
+
+    verdict: Verdict
+    stage: str
+    envelope: Envelope
+    heard: tuple[Heard, ...] = ()
 
 
-async def _content(
-    message: Message, envelope: Envelope, session: ChainSession
-) -> tuple[Verdict, str, Envelope]:
-    outcome = await session.content(message, envelope)
-    if outcome.message.body is not message.body:
-        outcome.message.close()
-    verdict, hold = outcome.verdict, outcome.quarantine
-    if not verdict.decides and hold is not None:
-        verdict = replace(verdict, milter=hold.milter, quarantine=hold.reason)
-    return verdict, "message", outcome.envelope
+class _Dialogue:
+    """What a client would say, up to where a verdict ends it."""
+
+    def __init__(
+        self,
+        config: Config,
+        request: TraceRequest,
+        session: ChainSession,
+        recorder: Recorder,
+        queue_id: bytes,
+    ) -> None:
+        self._config = config
+        self._request = request
+        self._session = session
+        self._recorder = recorder
+        self._queue_id = queue_id
+        self._heard: list[Heard] = []
+
+    async def run(self) -> _End:
+        request, session = self._request, self._session
+        begin = (
+            ("connect", session.connect),
+            ("helo", partial(session.helo, request.helo, esmtp=True)),
+            ("mail", partial(session.mail, request.sender, self._queue_id)),
+        )
+        self._recorder.enter("open")
+        for stage, ask in begin:
+            self._recorder.enter(stage)
+            if (verdict := await ask()).decides:
+                self._hear_refusal(stage, verdict)
+                return self._end(verdict, stage, Envelope(request.sender))
+        verdict, envelope = await self._recipients()
+        if verdict.kind in {Kind.DISCARD, Kind.SHUTDOWN} or not envelope.recipients:
+            if verdict.kind is Kind.DISCARD:
+                self._hear("the message", OK)
+            elif verdict.kind is not Kind.SHUTDOWN:
+                self._hear("DATA", NO_RECIPIENTS)
+            return self._end(verdict, "rcpt", envelope)
+        self._recorder.enter("data")
+        if (verdict := await session.data()).decides:
+            self._hear_refusal("data", verdict)
+            return self._end(verdict, "data", envelope)
+        return await self._content(envelope)
+
+    async def _recipients(self) -> tuple[Verdict, Envelope]:
+        """Name all of them: the last verdict, and the envelope of those that were accepted."""
+        envelope, verdict = Envelope(self._request.sender), CONTINUE
+        for recipient in self._request.recipients:
+            self._recorder.enter("rcpt", text(recipient.bare))
+            verdict = await self._session.rcpt(recipient)
+            if verdict.reply is not None:
+                self._hear(f"RCPT TO:{text(recipient.bracketed)}", verdict.reply)
+            if verdict.kind in {Kind.DISCARD, Kind.SHUTDOWN}:
+                break
+            if not verdict.decides:
+                envelope = envelope.with_recipient(recipient)
+        return verdict, envelope
+
+    async def _content(self, envelope: Envelope) -> _End:
+        self._recorder.enter("message")
+        message = _traced(self._config, self._request, self._queue_id, envelope)
+        outcome = await self._session.content(message, envelope)
+        if outcome.message.body is not message.body:
+            outcome.message.close()
+        verdict, hold = outcome.verdict, outcome.quarantine
+        if verdict.decides:
+            self._hear_refusal("message", verdict)
+        elif hold is not None:
+            verdict = replace(verdict, milter=hold.milter, quarantine=hold.reason)
+            action = self._config.quarantine.action
+            self._hear("the message", HELD["reject" if action == "reject" else "tempfail"])
+        elif not outcome.envelope.recipients:
+            self._hear("the message", OK)
+        return self._end(verdict, "message", outcome.envelope)
+
+    def _hear_refusal(self, stage: str, verdict: Verdict) -> None:
+        """What the client is told of a verdict, and when: at connect and HELO that is later."""
+        if stage == "connect":
+            greeting = banner_reply(verdict, self._config.hostname.encode("ascii"))
+            if greeting is not None:
+                self._hear("the connection", greeting)
+        if verdict.kind is Kind.DISCARD:
+            self._hear("the message", OK)
+        elif verdict.reply is not None and not (stage == "connect" and verdict.closes):
+            late = stage in {"connect", "helo"} and not verdict.closes
+            self._hear(_COMMANDS["mail" if late else stage], verdict.reply)
+
+    def _hear(self, command: str, reply: Reply) -> None:
+        self._heard.append(Heard(command=command, reply=str(reply)))
+
+    def _end(self, verdict: Verdict, stage: str, envelope: Envelope) -> _End:
+        return _End(verdict=verdict, stage=stage, envelope=envelope, heard=tuple(self._heard))
 
 
 def _traced(config: Config, request: TraceRequest, queue_id: bytes, envelope: Envelope) -> Message:

@@ -1,17 +1,18 @@
 """What a trace found, for people and as JSON."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
-from milterchain.cli.output import safe, table
+from milterchain.cli.output import print_table, safe, table
 from milterchain.mail.diff import EnvelopeDiff, MessageDiff
 
-__all__ = ["Change", "Event", "Result", "show", "show_json"]
+__all__ = ["Change", "Event", "Heard", "Request", "Result", "show", "show_json"]
 
 _STYLES = {
     "accept": "green",
@@ -21,6 +22,12 @@ _STYLES = {
     "reject": "red",
     "shutdown": "red",
 }
+
+_CONTENT = frozenset({"headers", "end of headers", "body"})
+"""Stages within the message: what answers there is not asked at its end any more."""
+_NOT_ASKED = Text("not asked", style="dim")
+"""It did not want to be, or has accepted or failed before."""
+_NOBODY = Text("no milter is asked", style="dim")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +77,36 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What was sent through the chain, and who pretended to send it.
+
+    Attributes:
+        size: octets of the message, with CRLF as line ends.
+    """
+
+    client: str
+    helo: str
+    queue_id: str
+    sender: str
+    recipients: tuple[str, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """A reply of the milters that the client would get, and what it would answer."""
+
+    command: str
+    reply: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """The whole trace.
 
     Attributes:
+        milters: their names, in order.
+        stages: those that were gone through, in order, each `rcpt` with its recipient.
         verdict: `accept`, `reject`, `tempfail`, `discard` or `shutdown`.
         stage: where it was given.
         milter: who gave it; None for `accept`.
@@ -81,8 +114,13 @@ class Result:
         quarantine: why the message is to be held; None if it is not.
         sender: of the message as it would be relayed.
         recipients: likewise.
+        heard: what the client would be told of refusals, and of a message that the next hop never sees. If
+            nothing is said of the message, it would get the next hop's reply.
     """
 
+    request: Request
+    milters: tuple[str, ...]
+    stages: tuple[tuple[str, str | None], ...]
     events: tuple[Event, ...]
     changes: tuple[Change, ...]
     verdict: str
@@ -92,15 +130,22 @@ class Result:
     quarantine: str | None
     sender: str
     recipients: tuple[str, ...]
+    heard: tuple[Heard, ...]
 
     @property
     def faults(self) -> tuple[Event, ...]:
         """The failures among the events."""
         return tuple(event for event in self.events if event.error is not None)
 
+    def seconds(self, milter: str) -> float:
+        """The time that a milter took for all its answers."""
+        return sum(event.seconds or 0 for event in self.events if event.milter == milter)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`."""
         return {
+            "request": asdict(self.request),
+            "milters": [{"name": name, "seconds": self.seconds(name)} for name in self.milters],
             "events": [asdict(event) for event in self.events],
             "changes": [change.to_json() for change in self.changes],
             "verdict": {
@@ -111,6 +156,7 @@ class Result:
                 "quarantine": self.quarantine,
             },
             "envelope": {"sender": self.sender, "recipients": list(self.recipients)},
+            "client_hears": [asdict(heard) for heard in self.heard],
         }
 
 
@@ -120,35 +166,66 @@ def show_json(out: Console, result: Result) -> None:
 
 
 def show(out: Console, result: Result) -> None:
-    """Print the answers, the changes, the verdict."""
-    rows = table(out, "Stage", "Milter", "Answer", "Time")
-    previous: tuple[str, str | None] = ("", None)
-    for event in result.events:
-        stage = (event.stage, event.recipient)
-        rows.add_row(_stage(event) if stage != previous or not out.is_terminal else "", *_answer(event))
-        previous = stage
-    out.print(rows)
+    """Print what was sent, the answers, the changes, the verdict."""
+    for line in _request(result.request):
+        out.print(line, soft_wrap=True)
+    out.print()
+    print_table(out, _answers(out, result))
     for change in result.changes:
         out.print()
         for line in _change(change):
             out.print(line, soft_wrap=True)
     out.print()
-    for line in _verdict(result):
+    for line in (*_verdict(result), *_heard(result)):
         out.print(line, soft_wrap=True)
 
 
-def _stage(event: Event) -> Text:
-    return Text(safe(f"{event.stage} <{event.recipient}>" if event.recipient is not None else event.stage))
+def _request(request: Request) -> Iterator[Text]:
+    recipients = ", ".join(request.recipients)
+    yield Text(safe(f"Message: {request.size} bytes from {request.sender} to {recipients}"))
+    yield Text(safe(f"Client: {request.client}, EHLO {request.helo}; queue id {request.queue_id}"))
 
 
-def _answer(event: Event) -> tuple[Text, Text, Text]:
+def _answers(out: Console, result: Result) -> Table:
+    """A row for each stage and milter, and the time of each milter at the end."""
+    rows = table(out, "Stage", "Milter", "Answer", "Time")
+    rows.columns[-1].justify = "right"
+    for stage, recipient in result.stages:
+        events = [event for event in result.events if (event.stage, event.recipient) == (stage, recipient)]
+        title = stage if recipient is None else f"{stage} <{recipient}>"
+        answers = [(event.milter, *_answer(event)) for event in events]
+        answered = {event.milter for event in events}
+        if stage == "message":
+            answered |= {event.milter for event in result.events if event.stage in _CONTENT}
+        if not answered:
+            _add(out, rows, title, [("", _NOBODY, Text())])
+            continue
+        answers += [(name, _NOT_ASKED, Text()) for name in result.milters if name not in answered]
+        answers.sort(key=lambda answer: result.milters.index(answer[0]))
+        _add(out, rows, title, answers)
+    totals = [(name, Text(), _time(result.seconds(name))) for name in result.milters]
+    _add(out, rows, "total", totals)
+    return rows
+
+
+def _add(out: Console, rows: Table, title: str, answers: Sequence[tuple[str, Text, Text]]) -> None:
+    for index, (milter, answer, time) in enumerate(answers):
+        # For a pipe each line stands for itself.
+        shown = title if index == 0 or not out.is_terminal else ""
+        rows.add_row(Text(safe(shown)), Text(safe(milter)), answer, time)
+
+
+def _answer(event: Event) -> tuple[Text, Text]:
     answer = Text(event.verdict, style=_STYLES.get(event.verdict, ""))
     if event.error is not None:
         answer = Text(safe(f"failed: {event.error} (so: {event.reply or event.verdict})"), style="red")
     elif event.reply is not None:
         answer.append(safe(f": {event.reply}"), style="default")
-    time = "" if event.seconds is None else f"{event.seconds * 1000:.1f} ms"
-    return Text(safe(event.milter)), answer, Text(time)
+    return answer, Text() if event.seconds is None else _time(event.seconds)
+
+
+def _time(seconds: float) -> Text:
+    return Text(f"{seconds * 1000:.1f} ms")
 
 
 def _change(change: Change) -> Iterator[Text]:
@@ -160,6 +237,7 @@ def _change(change: Change) -> Iterator[Text]:
     yield from (_removed(f"recipient {path}") for path in envelope.removed)
     yield from (_added(f"recipient {path}") for path in envelope.added)
     for header in change.message.headers:
+        yield Text(f"  @@ header {header.position + 1} @@", style="dim")
         yield from (_removed(line) for line in (header.before or "").splitlines())
         yield from (_added(line) for line in (header.after or "").splitlines())
     body = change.message.body
@@ -199,3 +277,10 @@ def _verdict(result: Result) -> Iterator[Text]:
     yield line.append("accept", style="green")
     recipients = ", ".join(result.recipients) or "nobody"
     yield Text(safe(f"  would be relayed from {result.sender} to {recipients}"))
+
+
+def _heard(result: Result) -> Iterator[Text]:
+    for heard in result.heard:
+        yield Text(safe(f"  client hears {heard.reply} (to {heard.command})"))
+    if result.verdict == "accept" and result.quarantine is None and result.recipients:
+        yield Text("  client hears what the next hop answers (to the message)")

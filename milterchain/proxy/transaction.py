@@ -30,14 +30,14 @@ from milterchain.proxy.received import Trace, received_header
 from milterchain.proxy.relay import NextHops
 from milterchain.proxy.relay_replies import failure_reply
 
-__all__ = ["Origin", "Services", "Transaction"]
+__all__ = ["HELD", "OK", "Origin", "Services", "Transaction"]
 
-_OK: Final = Reply.of(250, "2.0.0 Ok")
+OK: Final = Reply.of(250, "2.0.0 Ok")
 _TOO_LATE: Final = Reply.of(451, "4.4.2 Processing takes too long - try again later")
 _INTERRUPTED: Final = Reply.of(421, "4.3.2 Service shutting down, closing connection")
 _FAILED: Final = Reply.of(451, "4.3.0 Error: internal error, try again later")
 _BAD_ADDRESS: Final = Reply.of(451, "4.1.3 Bad address of an added recipient")
-_HELD: Final = {
+HELD: Final = {
     "tempfail": Reply.of(451, "4.7.1 Message held for inspection - try again later"),
     "reject": Reply.of(550, "5.7.1 Message refused"),
 }
@@ -178,7 +178,7 @@ class Transaction:
 
     async def _through(self, message: Message, deadline: float) -> Reply:
         if self._discarded_by is not None:
-            return self._summary(message, self._envelope, _OK, "discarded", milter=self._discarded_by)
+            return self._summary(message, self._envelope, OK, "discarded", milter=self._discarded_by)
         traced = message.with_own_received(self._received() if self._services.received else None)
         outcome = await self._chain.content(traced, self._envelope, deadline=deadline)
         try:
@@ -191,7 +191,7 @@ class Transaction:
     async def _decide(self, message: Message, outcome: ContentOutcome) -> Reply:
         verdict = outcome.verdict
         if verdict.kind is Kind.DISCARD:
-            return self._summary(message, self._envelope, _OK, "discarded", milter=verdict.milter)
+            return self._summary(message, self._envelope, OK, "discarded", milter=verdict.milter)
         if verdict.decides:
             assert verdict.reply is not None, "a verdict that refuses says how"
             return self._summary(
@@ -199,7 +199,7 @@ class Transaction:
             )
         if outcome.quarantine is not None:
             hold = outcome.quarantine
-            reply = _HELD[self._services.on_quarantine]
+            reply = HELD[self._services.on_quarantine]
             return self._summary(
                 message, self._envelope, reply, "not held", milter=hold.milter, reason=text(hold.reason)
             )
@@ -208,7 +208,7 @@ class Transaction:
             refused = [text(address) for address in outcome.unusable]
             return self._summary(message, outcome.envelope, _BAD_ADDRESS, "not relayed", refused=refused)
         if not recipients:
-            return self._summary(message, outcome.envelope, _OK, "discarded: no recipient is left")
+            return self._summary(message, outcome.envelope, OK, "discarded: no recipient is left")
         changed_by = [report.milter for report in outcome.reports if report.edits]
         return await self._relay(outcome.message, outcome.envelope, changed_by)
 

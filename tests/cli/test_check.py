@@ -16,7 +16,11 @@ def write(directory: Path, *lines: str) -> Path:
 
 
 async def test_all_is_well(command: Any, tmp_path: Path) -> None:
-    answer = OptNeg(version=6, actions=Action.ADD_HEADERS | Action.QUARANTINE, protocol=Protocol.NO_BODY)
+    answer = OptNeg(
+        version=6,
+        actions=Action.ADD_HEADERS | Action.QUARANTINE,
+        protocol=Protocol.NO_BODY | Protocol.NO_REPLY_HELO | Protocol.SKIP,
+    )
     async with (
         ScriptedMilter(negotiate=answer) as milter,
         ScriptedMilter(unix_path=tmp_path / "m.sock") as other,
@@ -33,7 +37,7 @@ async def test_all_is_well(command: Any, tmp_path: Path) -> None:
     title, one, two, smtp, discard, maildir = out.splitlines()
     assert title.split() == ["What", "Name", "Address", "Version", "Time", "Details"]
     assert one.split()[:5] == ["ok", "milter", "one", milter.endpoint, "6"]
-    assert "actions: add_headers, quarantine; protocol: no_body" in one
+    assert one.endswith("  may add headers, quarantine; not sent: body; no answer to: helo; knows: skip")
     assert two.split()[:4] == ["ok", "milter", "two", other.endpoint]
     assert smtp.split()[:4] == ["ok", "next", "hop", hop.next_hop]
     assert "next-hop.test" in smtp

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from milterchain.milter.flags import Command
+from milterchain.milter.flags import Action, Command, Protocol
 from milterchain.milter.messages import (
     AddHeader,
     AddRecipient,
@@ -21,6 +21,7 @@ from milterchain.milter.messages import (
     Header,
     Helo,
     Mail,
+    OptNeg,
     Quarantine,
     Rcpt,
     Reject,
@@ -54,19 +55,32 @@ async def test_answers_changes_verdict(command: Any, eml: Path) -> None:
     async with ScriptedMilter({Command.END_OF_MESSAGE: EDITS}) as one, ScriptedMilter() as two:
         code, out, err = await command("trace", eml, "--milter", one.endpoint, "--milter", two.endpoint)
     assert (code, err) == (0, "")
-    lines = [line.rstrip() for line in out.splitlines()]
-    rows = [line.split()[:-2] for line in lines[1 : lines.index("")]]
+    lines = out.splitlines()
+    assert lines == [line.rstrip() for line in lines]
+    assert lines[:3] == [
+        "Message: 94 bytes from <ann@example.org> to <bob@example.net>, <c@example.net>",
+        f"Client: 127.0.0.1, EHLO localhost; queue id {lines[1][-16:]}",
+        "",
+    ]
+    titles, *table = lines[3 : lines.index("", 3)]
+    assert titles.split() == ["Stage", "Milter", "Answer", "Time"]
+    rows = [line.split()[:-2] for line in table]
     stages = ["open", "connect", "helo", "mail"]
     assert [row[0] for row in rows[::2]][:4] == stages
     assert ["rcpt", "<bob@example.net>", one.endpoint, "continue"] in rows
     assert ["rcpt", "<c@example.net>", two.endpoint, "continue"] in rows
-    assert rows[-1] == ["message", two.endpoint, "continue"]
+    assert rows[-3:] == [
+        ["message", two.endpoint, "continue"],
+        ["total", one.endpoint],
+        ["total", two.endpoint],
+    ]
     changes = lines[lines.index(f"Changes by {one.endpoint}") :]
     for line in (
         "  - sender <ann@example.org>",
         "  + sender <new@example.org>",
         "  - recipient <bob@example.net>",
         "  + recipient <added@example.net>",
+        "  @@ header 4 @@",
         "  - Subject: hi",
         "  + Subject: changed",
         "  + X-Added: 1",
@@ -74,9 +88,10 @@ async def test_answers_changes_verdict(command: Any, eml: Path) -> None:
         "  +Moon",
     ):
         assert line in changes
-    assert lines[-2:] == [
+    assert lines[-3:] == [
         "Verdict: accept",
         "  would be relayed from <new@example.org> to <c@example.net>, <added@example.net>",
+        "  client hears what the next hop answers (to the message)",
     ]
     assert "\x1b" not in out
 
@@ -114,6 +129,18 @@ async def test_json(command: Any, eml: Path) -> None:
         "sender": "<new@example.org>",
         "recipients": ["<c@example.net>", "<added@example.net>"],
     }
+    assert result["client_hears"] == []
+    assert result["request"] | {"queue_id": ""} == {
+        "client": "127.0.0.1",
+        "helo": "localhost",
+        "queue_id": "",
+        "sender": "<ann@example.org>",
+        "recipients": ["<bob@example.net>", "<c@example.net>"],
+        "size": 94,
+    }
+    (timed,) = result["milters"]
+    assert timed["name"] == milter.endpoint
+    assert timed["seconds"] == pytest.approx(sum(event["seconds"] for event in result["events"]))
     assert {event["stage"] for event in result["events"]} >= {
         "open",
         "connect",
@@ -147,6 +174,75 @@ async def test_verdicts(command: Any, eml: Path, script: Any, verdict: str) -> N
         code, out, _ = await command("trace", eml, "--to", "y@example.net", "--milter", milter.endpoint)
     assert code == 0
     assert f"Verdict: {verdict.replace(' M', f' {milter.endpoint}')}\n" in out
+
+
+NOT_ACCEPTING = "554 mx.test ESMTP not accepting connections (to the connection)"
+
+
+@pytest.mark.parametrize(
+    ("script", "heard"),
+    [
+        ({Command.CONNECT: Reject()}, [NOT_ACCEPTING, "550 5.7.1 Command rejected (to MAIL)"]),
+        ({Command.CONNECT: ReplyCode(b"450 4.7.0 hm")}, ["450 4.7.0 hm (to MAIL)"]),
+        (
+            {Command.CONNECT: Shutdown()},
+            ["421 mx.test Service unavailable - try again later (to the connection)"],
+        ),
+        ({Command.HELO: ReplyCode(b"550 5.7.0 hm")}, ["550 5.7.0 hm (to MAIL)"]),
+        ({Command.HELO: Shutdown()}, ["421 4.7.0 Server closing connection (to EHLO)"]),
+        ({Command.MAIL: Reject()}, ["550 5.7.1 Command rejected (to MAIL)"]),
+        ({Command.MAIL: Discard()}, ["250 2.0.0 Ok (to the message)"]),
+        (
+            {Command.RCPT: ReplyCode(b"550 5.1.1 who")},
+            ["550 5.1.1 who (to RCPT TO:<y@example.net>)", "554 5.5.1 Error: no valid recipients (to DATA)"],
+        ),
+        ({Command.RCPT: Discard()}, ["250 2.0.0 Ok (to the message)"]),
+        ({Command.DATA: Reject()}, ["550 5.7.1 Command rejected (to DATA)"]),
+        ({Command.BODY: ReplyCode(b"550 5.7.0 spam")}, ["550 5.7.0 spam (to the message)"]),
+        (
+            {Command.END_OF_MESSAGE: [Quarantine(b"a virus"), Continue()]},
+            ["451 4.7.1 Message held for inspection - try again later (to the message)"],
+        ),
+        (
+            {Command.END_OF_MESSAGE: [DeleteRecipient(b"<y@example.net>"), Continue()]},
+            ["250 2.0.0 Ok (to the message)"],
+        ),
+    ],
+    ids=str,
+)
+async def test_what_the_client_would_hear(
+    command: Any, eml: Path, tmp_path: Path, script: Any, heard: list[str]
+) -> None:
+    config = tmp_path / "c.toml"
+    async with ScriptedMilter(script) as milter:
+        config.write_text(f'hostname = "mx.test"\n[[milter]]\naddress = "{milter.endpoint}"')
+        _, out, _ = await command("trace", eml, "--to", "y@example.net", "-c", config)
+    assert [line for line in out.splitlines() if "client hears" in line] == [
+        f"  client hears {reply}" for reply in heard
+    ]
+
+
+async def test_stages_at_which_nobody_or_not_all_are_asked(command: Any, eml: Path) -> None:
+    unasked = Protocol.NO_HELO | Protocol.NO_CONNECT
+    first = OptNeg(version=6, actions=Action(0), protocol=unasked)
+    second = OptNeg(version=6, actions=Action(0), protocol=Protocol.NO_HELO)
+    async with ScriptedMilter(negotiate=first) as one, ScriptedMilter(negotiate=second) as two:
+        _, out, _ = await command("trace", eml, "--milter", one.endpoint, "--milter", two.endpoint)
+    rows = [line.split() for line in out.splitlines()]
+    assert ["connect", one.endpoint, "not", "asked"] in rows
+    assert ["helo", "no", "milter", "is", "asked"] in rows
+
+
+async def test_on_a_terminal(command: Any, eml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    async with ScriptedMilter({Command.END_OF_MESSAGE: EDITS}) as one, ScriptedMilter() as two:
+        code, out, _ = await command("trace", eml, "--milter", one.endpoint, "--milter", two.endpoint)
+    assert code == 0
+    assert "\x1b[32m  + X-Added: 1" in out
+    assert out.count("connect ") == 1  # the stage is named once
 
 
 async def test_a_failing_milter_is_a_problem(command: Any, eml: Path) -> None:
