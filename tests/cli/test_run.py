@@ -88,7 +88,7 @@ async def test_a_message_through_a_file(tmp_path: Path) -> None:
 
 
 def send(port: int) -> None:
-    with smtplib.SMTP("127.0.0.1", port) as client:
+    with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as client:
         client.sendmail("a@example.org", ["b@example.net"], "Subject: hi\n\nHello\n")
 
 
