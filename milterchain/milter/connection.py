@@ -227,6 +227,9 @@ class Connection:
     def _next_response(self) -> AnyResponse | None:
         packet = self._reader.next_packet()
         if packet is None:
+            if not self._outstanding and self._reader.unread:
+                # Not waited for: it may announce any length, and an idle session may last.
+                self._refuse(f"{len(self._reader)} bytes came unasked")
             return None
         code, payload = packet
         if code == Response.OPTNEG and self.state is State.OFFERED:

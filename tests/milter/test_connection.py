@@ -455,6 +455,15 @@ def test_a_packet_that_nobody_asked_for():
         pair.mta.next_event()
 
 
+@pytest.mark.parametrize("late", [b"\0", CONTINUE[:-1], b"\0\x10\0\0b half"])
+def test_the_beginning_of_a_packet_that_nobody_asked_for(late):
+    pair = Pair().play("CH")
+    pair.mta.receive_data(late)
+    with pytest.raises(RemoteProtocolError, match=f"{len(late)} bytes came unasked"):
+        pair.mta.next_event()
+    assert pair.mta.state is State.CLOSED
+
+
 @pytest.mark.parametrize("late", [b"\0", CONTINUE])
 def test_unread_bytes_before_a_command(late):
     pair = Pair().play("CH")
