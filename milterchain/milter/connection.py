@@ -229,7 +229,7 @@ class Connection:
         if packet is None:
             if not self._outstanding and self._reader.unread:
                 # Not waited for: it may announce any length, and an idle session may last.
-                self._refuse(f"{len(self._reader)} bytes came unasked")
+                self._refuse(f"{len(self._reader.unread)} bytes came unasked")
             return None
         code, payload = packet
         if code == Response.OPTNEG and self.state is State.OFFERED:
