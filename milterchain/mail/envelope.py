@@ -1,7 +1,6 @@
 """The envelope: who sends, who receives, with the parameters of MAIL and RCPT as the client typed them."""
 
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 __all__ = ["Envelope", "Path", "bare"]
 
@@ -41,6 +40,6 @@ class Envelope:
     sender: Path
     recipients: tuple[Path, ...] = ()
 
-    def with_recipient(self, recipient: Path) -> Self:
+    def with_recipient(self, recipient: Path) -> "Envelope":
         """A copy with one more recipient."""
-        return replace(self, recipients=(*self.recipients, recipient))
+        return Envelope(self.sender, (*self.recipients, recipient))

@@ -73,9 +73,8 @@ class Reply:
     def encode(self) -> bytes:
         """The bytes on the wire."""
         *firsts, last = self.lines
-        return b"".join(
-            [*(b"%d-%b\r\n" % (self.code, line) for line in firsts), b"%d %b\r\n" % (self.code, last)]
-        )
+        head = b"".join([b"%d-%b\r\n" % (self.code, line) for line in firsts])
+        return head + b"%d %b\r\n" % (self.code, last)
 
     def __str__(self) -> str:
         return f"{self.code} {' / '.join(line.decode('utf-8', 'backslashreplace') for line in self.lines)}"
