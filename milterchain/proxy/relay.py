@@ -91,7 +91,13 @@ class Delivery:
 
 
 class NextHopTransaction(Protocol):
-    """One transaction of a client, seen from the next hop. The methods are called one at a time."""
+    """One transaction of a client, seen from the next hop. The methods are called one at a time.
+
+    Attributes:
+        hop: the address of the hop that was spoken to last; None if none could be.
+    """
+
+    hop: str | None
 
     @property
     def features(self) -> Features | None:
@@ -205,6 +211,7 @@ class _Transaction:
         self._hops = hops
         self._sender = sender
         self._accepted: list[Path] = []
+        self.hop: str | None = None
         self._lane: Lane | None = None
         self._replacements = 0
 
@@ -254,7 +261,9 @@ class _Transaction:
 
     async def _have_lane(self) -> Lane:
         if self._lane is None:
+            self.hop = None
             self._lane = await self._hops.lane(fresh=self._replacements > 0)
+            self.hop = self._lane.hop
         return self._lane
 
     def _drop(self, lane: Lane) -> None:

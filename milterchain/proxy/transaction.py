@@ -127,7 +127,7 @@ class Transaction:
         try:
             reply = await self._hop.rcpt(path)
         except NextHopError as error:
-            self._log.warning("next hop failed", stage="rcpt", error=str(error))
+            self._log.warning("next hop failed", stage="rcpt", hop=self._hop.hop, error=str(error))
             return await self._rcpt_refused(path, failure_reply(error), "next hop")
         if not reply.positive:
             return await self._rcpt_refused(path, reply, "next hop")
@@ -216,7 +216,8 @@ class Transaction:
         try:
             delivery = await self._hop.send(envelope, message)
         except NextHopError as error:
-            return self._summary(message, envelope, failure_reply(error), "next hop failed", error=str(error))
+            failed = {"hop": self._hop.hop, "error": str(error)}
+            return self._summary(message, envelope, failure_reply(error), "next hop failed", **failed)
         reply = delivery.reply
         for path, refusal in delivery.refused:
             self._log.warning(

@@ -451,6 +451,26 @@ async def test_a_message_that_was_broken_off_is_logged_a_probe_is_not(world: Any
     assert (summary["event"], summary["result"]) == ("message", "broken off")
 
 
+async def test_a_failed_next_hop_is_logged_with_its_name_and_cause(world: Any, log: Any) -> None:
+    await world.start(hop={"RCPT": Silence()}, relay={"command_timeout": "100ms"})
+    client = await world.client()
+    await client.begin_mail()
+    assert (await client.say("RCPT TO:<b@example.net>")).startswith("451 4.4.2 ")
+    (failure,) = [line for line in lines(log.getvalue()) if line["event"] == "next hop failed"]
+    assert (failure["hop"], failure["level"]) == (world.hop.next_hop, "warning")
+    assert failure["error"] == "did not answer in time"
+
+
+async def test_a_message_that_the_next_hop_did_not_answer_is_a_warning(world: Any, log: Any) -> None:
+    await world.start(hop={".": Close()})
+    client = await world.client()
+    await client.begin()
+    assert (await client.send()).startswith("451 4.4.2 ")
+    (summary,) = [line for line in lines(log.getvalue()) if line["event"] == "message"]
+    assert (summary["result"], summary["level"]) == ("next hop failed", "warning")
+    assert summary["hop"] == world.hop.next_hop
+
+
 async def test_a_failed_milter_is_logged_with_its_cause(world: Any, log: Any) -> None:
     await world.start({Command.MAIL: Close()})
     client = await world.client()
