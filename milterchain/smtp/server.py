@@ -15,6 +15,7 @@ import asyncio
 import errno
 import logging
 import socket
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -35,6 +36,8 @@ BACKLOG = 1024
 """Connections that the system may hold for us: a burst that large should not see refusals."""
 CLOSE_GRACE = 5.0
 """Seconds that sessions which were told to end have to take leave of milters and next hop."""
+REFUSALS_TOLD = 60.0
+"""Seconds between two lines in the log that tell of refused connections."""
 IPV6_CLIENT_PREFIX = 64
 """One IPv6 client has at least so many bits of addresses to itself (RFC 6177)."""
 
@@ -59,6 +62,8 @@ class SMTPServer:
         self._sessions: dict[SMTPSession, str] = {}
         self._per_client: Counter[str] = Counter()
         self._lingering: set[SMTPSession] = set()
+        self._refused = 0
+        self._tell_from = 0.0
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -129,13 +134,23 @@ class SMTPServer:
         client = _client(info)
         options = self.options
         if len(self._sessions) + len(self._lingering) >= options.connections:
-            return answers.TOO_MANY_CONNECTIONS
+            return self._refuse("too many connections", options.connections, client)
         if self._per_client[client] >= options.connections_per_client and not self._is_unlimited(info):
-            return answers.TOO_MANY_CONNECTIONS
+            return self._refuse("too many connections of one client", options.connections_per_client, client)
         self._sessions[session] = client
         self._per_client[client] += 1
         self._empty.clear()
         return None
+
+    def _refuse(self, why: str, limit: int, client: str) -> Reply:
+        """Refuse a connection. The log hears of it, but a flood must not become a flood of lines."""
+        self._refused += 1
+        now = time.monotonic()
+        if now >= self._tell_from:
+            _logger.warning("%s: %d allowed; %d refused, %s last", why, limit, self._refused, client)
+            self._refused = 0
+            self._tell_from = now + REFUSALS_TOLD
+        return answers.TOO_MANY_CONNECTIONS
 
     def forget(self, session: SMTPSession) -> None:
         """The session, which was admitted, is over; its connection may linger."""

@@ -169,6 +169,17 @@ async def test_connections(smtp_site):
         await (await site.connect()).hello()
 
 
+async def test_a_flood_of_connections_is_no_flood_of_lines(smtp_site, caplog, monkeypatch):
+    async with smtp_site(connections=1) as site:
+        await (await site.connect()).hello()
+        for _ in range(5):
+            assert await (await site.connect()).rest() == TOO_MANY
+        assert caplog.messages == ["too many connections: 1 allowed; 1 refused, 127.0.0.1 last"]
+        monkeypatch.setattr(site.server, "_tell_from", 0.0)
+        assert await (await site.connect()).rest() == TOO_MANY
+        assert caplog.messages[1:] == ["too many connections: 1 allowed; 5 refused, 127.0.0.1 last"]
+
+
 async def test_lingering_connections_count(smtp_site):
     async with smtp_site(connections=1, errors=1) as site:
         client = await site.connect()
