@@ -25,9 +25,8 @@ _STYLES = {
 
 _CONTENT = frozenset({"headers", "end of headers", "body"})
 """Stages within the message: what answers there is not asked at its end any more."""
-_NOT_ASKED = Text("not asked", style="dim")
-"""It did not want to be, or has accepted or failed before."""
-_NOBODY = Text("no milter is asked", style="dim")
+_NO_ANSWER = Text("no answer waited for", style="dim")
+"""It did not want to be asked, has accepted or failed before, or another one has decided."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,12 +197,13 @@ def _answers(out: Console, result: Result) -> Table:
         if stage == "message":
             answered |= {event.milter for event in result.events if event.stage in _CONTENT}
         if not answered:
-            _add(out, rows, title, [("", _NOBODY, Text())])
+            _add(out, rows, title, [("", _NO_ANSWER, Text())])
             continue
-        answers += [(name, _NOT_ASKED, Text()) for name in result.milters if name not in answered]
+        answers += [(name, _NO_ANSWER, Text()) for name in result.milters if name not in answered]
         answers.sort(key=lambda answer: result.milters.index(answer[0]))
         _add(out, rows, title, answers)
-    totals = [(name, Text(), _time(result.seconds(name))) for name in result.milters]
+    answered = {event.milter for event in result.events if event.seconds is not None}
+    totals = [(name, Text(), _time(result.seconds(name))) for name in result.milters if name in answered]
     _add(out, rows, "total", totals)
     return rows
 
