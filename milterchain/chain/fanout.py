@@ -9,14 +9,11 @@ from collections.abc import Iterable, Sequence
 
 from milterchain.chain.line import Step
 from milterchain.chain.member import Member
+from milterchain.chain.plan import EVENT_TIMEOUT
 from milterchain.chain.verdict import CONTINUE, Verdict
 from milterchain.errors import MilterTimeoutError
 
-__all__ = ["EVENT_TIMEOUT", "decide", "drain"]
-
-EVENT_TIMEOUT = 280.0
-"""Seconds for one event, however often a milter says that it is still working: SMTP clients wait five minutes
-for the answer to MAIL and RCPT (RFC 5321 4.5.3.2)."""
+__all__ = ["decide", "drain"]
 
 
 async def decide(answers: Sequence[tuple[Member, Step]], deadline: float | None = None) -> Verdict:
@@ -28,40 +25,50 @@ async def decide(answers: Sequence[tuple[Member, Step]], deadline: float | None 
     """
     for index, (_, answer) in enumerate(answers):
         if answer.verdict is None:
-            return await _wait(answers[index:], deadline)
+            if deadline is None:
+                deadline = asyncio.get_running_loop().time() + EVENT_TIMEOUT
+            return await _Decision(answers[index:]).by(deadline)
         if answer.verdict.decides:
             return answer.verdict
     return CONTINUE
 
 
-async def _wait(answers: Sequence[tuple[Member, Step]], deadline: float | None) -> Verdict:
-    loop = asyncio.get_running_loop()
-    decision: asyncio.Future[Verdict] = loop.create_future()
+class _Decision:
+    """A verdict that depends on answers to come."""
 
-    def look() -> None:
+    __slots__ = ("_answers", "_future", "_loop")
+
+    def __init__(self, answers: Sequence[tuple[Member, Step]]) -> None:
+        self._answers = answers
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[Verdict] = self._loop.create_future()
+
+    async def by(self, deadline: float) -> Verdict:
+        """Wait for it; at the deadline those who have not answered are given up."""
+        self._look()
+        timer = self._loop.call_at(deadline, self._give_up)
+        try:
+            return await self._future
+        finally:
+            timer.cancel()
+
+    def _look(self) -> None:
         # Whoever stands first without a verdict is the one to wait for, whatever those behind have said.
         verdict = CONTINUE
-        for _, answer in answers:
+        for _, answer in self._answers:
             if answer.verdict is None:
-                answer.tell(look)
+                answer.tell(self._look)
                 return
             if answer.verdict.decides:
                 verdict = answer.verdict
                 break
-        if not decision.done():
-            decision.set_result(verdict)
+        if not self._future.done():
+            self._future.set_result(verdict)
 
-    def give_up() -> None:
-        for member, answer in answers:
-            if answer.verdict is None and not decision.done():
+    def _give_up(self) -> None:
+        for member, answer in self._answers:
+            if answer.verdict is None and not self._future.done():
                 member.give_up(MilterTimeoutError("no verdict in time, only signs of progress"))
-
-    look()
-    timer = loop.call_at(loop.time() + EVENT_TIMEOUT if deadline is None else deadline, give_up)
-    try:
-        return await decision
-    finally:
-        timer.cancel()
 
 
 async def drain(members: Iterable[Member], deadline: float) -> None:

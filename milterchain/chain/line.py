@@ -103,8 +103,9 @@ class Step:
     def resolve(self, verdict: Verdict) -> None:
         """Take the verdict, and tell whoever waits for it."""
         self.verdict = verdict
-        if self._tell is not None:
-            self._tell()
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell()
 
 
 class Line:

@@ -4,6 +4,8 @@ A milter that is being restarted refuses connections for a moment; that is worth
 ever tried again: once a milter has heard of a client, repeating is no longer harmless.
 """
 
+import time
+
 from tenacity import (
     AsyncRetrying,
     retry_if_exception_type,
@@ -32,10 +34,13 @@ async def open_session(endpoint: Endpoint, options: ClientOptions) -> MilterSess
     Raises:
         MilterError: as `MilterSession.open`.
     """
+    started = time.monotonic()
     try:
         return await MilterSession.open(endpoint, options)
     except MilterConnectError:
-        pass  # the usual case above does without the machinery below, which costs more than the opening
+        if time.monotonic() - started > MAX_RETRY_TIME:
+            raise
+    # The usual case above does without this machinery, which costs more than the opening.
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(MilterConnectError),
         stop=stop_after_attempt(MAX_RETRIES) | stop_after_delay(MAX_RETRY_TIME),

@@ -9,8 +9,11 @@ from milterchain.milter.flags import Command
 from milterchain.milter.macros import STAGES, MacroNames, MacroTable
 from milterchain.milter.negotiation import Negotiated
 
-__all__ = ["MilterPlan", "streams"]
+__all__ = ["EVENT_TIMEOUT", "MilterPlan", "streams"]
 
+EVENT_TIMEOUT = 280.0
+"""Seconds for one event, however often a milter says that it is still working: SMTP clients wait five minutes
+for the answer to MAIL and RCPT (RFC 5321 4.5.3.2)."""
 _PLANS = 256
 """How many ways to tell a milter are remembered: one for each in practice, but filters choose."""
 SLACK = 2**20
@@ -44,7 +47,7 @@ class MilterPlan:
         self.settings = settings
         self.options = ClientOptions(
             version=settings.version,
-            connect_timeout=settings.connect_timeout,
+            connect_timeout=min(settings.connect_timeout, EVENT_TIMEOUT),
             command_timeout=settings.command_timeout,
             content_timeout=settings.content_timeout,
             max_reply=settings.message_size * 3 // 2 + SLACK,

@@ -17,16 +17,16 @@ from collections.abc import Sequence
 
 from milterchain.chain.briefing import Briefing, Event
 from milterchain.chain.client import AuthInfo, ClientInfo, TLSInfo, client_values, connect_event
-from milterchain.chain.fanout import EVENT_TIMEOUT, decide, drain
+from milterchain.chain.fanout import decide, drain
 from milterchain.chain.line import Step, Story
 from milterchain.chain.member import Member
 from milterchain.chain.observer import Observer
 from milterchain.chain.pipeline import ContentOutcome, run_content
-from milterchain.chain.plan import MilterPlan
+from milterchain.chain.plan import EVENT_TIMEOUT, MilterPlan
 from milterchain.chain.settings import MilterSettings
 from milterchain.chain.values import MESSAGE_VALUES, mail_values, protocol_name, rcpt_values, refused_values
 from milterchain.chain.verdict import CONTINUE, Kind, Verdict, combine
-from milterchain.errors import LocalProtocolError, MilterTimeoutError
+from milterchain.errors import LocalProtocolError
 from milterchain.mail.body import SpoolSettings
 from milterchain.mail.envelope import Envelope, Path
 from milterchain.mail.message import Message
@@ -270,13 +270,14 @@ class ChainSession:
 
     async def _open(self, members: Sequence[Member]) -> Verdict:
         """Open connections side by side, and introduce the client as soon as each is there."""
+        deadline = asyncio.get_running_loop().time() + EVENT_TIMEOUT
         greetings = [Briefing(self._connect, self.macros)]
         if self._helo is not None:
             greetings.append(Briefing(self._helo, self.macros))
         if len(members) == 1:
-            return combine([await self._one(members[0], greetings)])
+            return combine([await self._one(members[0], greetings, deadline)])
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._one(member, greetings)) for member in members]
+            tasks = [group.create_task(self._one(member, greetings, deadline)) for member in members]
             for task in tasks:
                 verdict = await task
                 if verdict.decides:
@@ -286,18 +287,13 @@ class ChainSession:
         return CONTINUE
 
     @staticmethod
-    async def _one(member: Member, greetings: Sequence[Briefing]) -> Verdict:
-        try:
-            async with asyncio.timeout(EVENT_TIMEOUT):
-                verdict = await member.open()
-                for greeting in greetings:
-                    if verdict.kind is not Kind.CONTINUE:
-                        break
-                    verdict = await decide([(member, member.event(greeting))])
-                return verdict
-        except TimeoutError:
-            member.give_up(MilterTimeoutError("no verdict in time, only signs of progress"))
-            return member.standing
+    async def _one(member: Member, greetings: Sequence[Briefing], deadline: float) -> Verdict:
+        verdict = await member.open()
+        for greeting in greetings:
+            if verdict.kind is not Kind.CONTINUE:
+                break
+            verdict = await decide([(member, member.event(greeting))], deadline)
+        return verdict
 
     def _stands(self, verdict: Verdict) -> Verdict:
         if verdict.decides:
