@@ -21,8 +21,10 @@ from milterchain.errors import (
 )
 from milterchain.milter import link
 from milterchain.milter.client import ClientOptions, Content, MilterSession
+from milterchain.milter.content import encode_macros
 from milterchain.milter.endpoint import Endpoint, parse_endpoint
 from milterchain.milter.flags import ALL_ACTIONS, DATA_SIZE_1M, Action, Command, Family, Protocol
+from milterchain.milter.framing import encode_packet
 from milterchain.milter.messages import (
     Abort,
     Accept,
@@ -949,3 +951,66 @@ async def test_waiting_for_a_session_that_never_was():
     await session.wait_closed()
     session.close()
     assert session.closed
+
+
+# Commands that are encoded already
+
+
+async def test_requests_are_answered_in_turn():
+    script = {Command.CONNECT: Continue(), Command.HELO: Reject()}
+    answer = agreeing(Protocol.NO_MAIL | Protocol.NO_REPLY_RCPT)
+    async with ScriptedMilter(script, negotiate=answer) as milter:
+        session = await connected(milter)
+        replies = []
+        macros = encode_macros(Command.MAIL, [(b"i", b"Q")], 100)
+        for command, due in [(CLIENT, True), (Helo(b"h"), True), (Mail(b"<>"), False), (Rcpt(b"<>"), False)]:
+            packet = encode_packet(command.code, command.encode())
+            assert session.request(command.code, packet, macros, replies.append) is due
+        await until(lambda: len(replies) == 2)
+        assert replies == [Continue(), Reject()]
+        await session.quit()
+        assert milter.connections[0].codes == "OCHRQ"
+        with pytest.raises(MilterClosedError):
+            session.request(Command.HELO, packet, b"", replies.append)
+
+
+async def test_requests_that_are_too_long():
+    async with ScriptedMilter() as milter:
+        session = await connected(milter)
+        long = encode_packet(Command.CONNECT, bytes(65536))
+        for packet, macros in [(long, b""), (b"", long)]:
+            with pytest.raises(LocalProtocolError, match="65535"):
+                session.request(Command.CONNECT, packet, macros, None)
+        content = Content(headers=HEADERS, body=lambda _: [], body_size=0)
+        with pytest.raises(MilterError, match="macros of 65541 bytes"):
+            await (await with_message(milter)).content(
+                content, pipelined=True, macros={Command.END_OF_HEADERS: long}
+            )
+
+
+async def test_who_asked_is_told_what_failed():
+    async with ScriptedMilter({Command.CONNECT: Close()}) as milter:
+        session = await connected(milter)
+        replies = []
+        packet = encode_packet(Command.CONNECT, CLIENT.encode())
+        assert session.request(Command.CONNECT, packet, b"", replies.append)
+        assert session.request(Command.HELO, b"", b"", replies.append)
+        await until(lambda: len(replies) == 2)
+        assert [type(reply) for reply in replies] == [MilterClosedError] * 2
+
+
+@pytest.mark.parametrize("pipelined", [True, False])
+async def test_macros_that_are_encoded_already(pipelined):
+    values = [(b"i", b"Q"), (b"{msg_id}", b"<1@x>")]
+    stages = (Command.END_OF_HEADERS, Command.END_OF_MESSAGE)
+    seen = []
+    async with ScriptedMilter() as milter:
+        for macros in (
+            dict.fromkeys(stages, values),
+            {stage: encode_macros(stage, values, 1000) for stage in stages},
+        ):
+            session = await with_message(milter)
+            await session.content(SMALL, pipelined=pipelined, macros=macros)
+            await session.quit()
+            seen.append(milter.connections[-1].commands)
+    assert seen[0] == seen[1]
