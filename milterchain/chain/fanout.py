@@ -25,8 +25,6 @@ async def decide(answers: Sequence[tuple[Member, Step]], deadline: float | None 
     """
     for index, (_, answer) in enumerate(answers):
         if answer.verdict is None:
-            if deadline is None:
-                deadline = asyncio.get_running_loop().time() + EVENT_TIMEOUT
             return await _Decision(answers[index:]).by(deadline)
         if answer.verdict.decides:
             return answer.verdict
@@ -43,9 +41,11 @@ class _Decision:
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[Verdict] = self._loop.create_future()
 
-    async def by(self, deadline: float) -> Verdict:
+    async def by(self, deadline: float | None) -> Verdict:
         """Wait for it; at the deadline those who have not answered are given up."""
         self._look()
+        if deadline is None:
+            deadline = self._loop.time() + EVENT_TIMEOUT
         timer = self._loop.call_at(deadline, self._give_up)
         try:
             return await self._future

@@ -151,7 +151,11 @@ class Connection:
         if after is None:
             raise LocalProtocolError(f"{_name(command)} is not possible now: {self.state.value}")
         self.state = after
-        if command in self._answered:
+        if command not in self._answered:
+            return
+        if count == 1:
+            self._outstanding.append(command)
+        else:
             self._outstanding.extend(repeat(command, count))
 
     def receive_data(self, data: bytes) -> None:

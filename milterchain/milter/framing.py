@@ -5,6 +5,7 @@ announces, only by what it sent. It also recognises peers that speak something e
 enters the port of a mail server, of clamd or of a TLS wrapper should read so, and not "packet too large".
 """
 
+import struct
 from collections.abc import Iterator, Mapping
 
 from milterchain.errors import LocalProtocolError, NotAMilterError, PacketTooLargeError, RemoteProtocolError
@@ -14,6 +15,7 @@ __all__ = ["OVERHEAD", "PacketReader", "encode_packet"]
 OVERHEAD = 5
 """Bytes of a packet besides its payload."""
 
+_HEAD = struct.Struct("!IB")
 _MAX_LENGTH = 0xFFFFFFFF
 _QUOTED = 60
 """Bytes of a foreign protocol that are quoted in the error."""
@@ -53,7 +55,7 @@ def encode_packet(code: int, payload: bytes = b"") -> bytes:
     """
     if len(payload) >= _MAX_LENGTH:
         raise LocalProtocolError(f"payload of {len(payload)} bytes does not fit into a packet")
-    return b"%b%c%b" % ((len(payload) + 1).to_bytes(4, "big"), code, payload)
+    return _HEAD.pack(len(payload) + 1, code) + payload
 
 
 def _foreign(start: bytes) -> NotAMilterError:
