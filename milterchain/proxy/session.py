@@ -109,6 +109,10 @@ class ProxySession:
         finally:
             self._chain_log.log = self._log
 
+    async def vrfy(self, address: bytes) -> Reply | None:  # noqa: ARG002 - nobody is looked up
+        """Repeat a refusal that stands."""
+        return mail_reply(self._chain.standing)
+
     async def unknown(self, line: bytes) -> Reply | None:
         """Ask the milters about a line that is no command."""
         if self._chain.standing.decides:

@@ -263,8 +263,9 @@ class Dialogue:
     async def _vrfy(self, argument: bytes) -> Reply:
         if not argument:
             raise SMTPSyntaxError("Syntax: VRFY address")
-        refused = self._refused or self._handler.minimal_ehlo
-        return self._junked(answers.REFUSED if refused else answers.CANNOT_VERIFY)
+        if self._refused:
+            return self._junked(answers.REFUSED)
+        return self._junked(await self._handler.vrfy(argument) or answers.CANNOT_VERIFY)
 
     async def _quit(self, argument: bytes) -> Reply:
         if argument:

@@ -116,6 +116,9 @@ class SessionHandler(Protocol):
         The message, with its spool file, is closed by the server when this returns.
         """
 
+    async def vrfy(self, address: bytes) -> Reply | None:
+        """VRFY, with its argument as it came. None: `252`, which tells nothing."""
+
     async def unknown(self, line: bytes) -> Reply | None:
         """A command that the server does not know, as it came, without its line end. None: `500 5.5.2`."""
 

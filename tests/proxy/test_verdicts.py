@@ -173,6 +173,26 @@ async def test_a_default_action_as_the_client_hears_it(world: Any, action: str, 
     assert len(world.hop.accepted) == (1 if action == "accept" else 0)
 
 
+@pytest.mark.parametrize("command", [Command.CONNECT, Command.HELO], ids=str)
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (Reject(), REJECTED),
+        (TempFail(), LATER),
+        (ReplyCode(OUR_TEXT.encode()), OUR_TEXT),
+        (Continue(), "252 2.0.0 Cannot VRFY user, but will take a message for it"),
+    ],
+)
+async def test_vrfy_repeats_a_refusal_that_stands(
+    world: Any, command: Command, answer: Any, expected: str
+) -> None:
+    await world.start({command: answer})
+    client = await world.client()
+    await client.reply()
+    await client.say("EHLO client.example")
+    assert await client.say("VRFY a@example.org") == expected
+
+
 @pytest.mark.parametrize("fault", [Reset(), Garbage(), b"\0\0\0\x01\xff"], ids=str)
 async def test_every_fault_is_a_tempfail_by_default(world: Any, fault: Any) -> None:
     await world.start({Command.MAIL: fault})

@@ -75,6 +75,9 @@ class RecordingHandler:
         self.messages.append(b"".join(message.chunks()))
         return await self._answer("message") or Reply.of(250, "2.0.0 Taken")
 
+    async def vrfy(self, address):
+        return await self._answer("vrfy", address)
+
     async def unknown(self, line):
         return await self._answer("unknown", line)
 

@@ -236,10 +236,15 @@ async def test_refused_connection(begin, own, expected):
 
 
 async def test_minimal_ehlo(begin):
-    _, _, replies = await begin(b"EHLO c", MAIL + b" SIZE=1", b"VRFY u", minimal=True, features=ALL)
+    _, _, replies = await begin(b"EHLO c", MAIL + b" SIZE=1", minimal=True, features=ALL)
     assert replies[1] == "250 mx.example / ENHANCEDSTATUSCODES"
     assert replies[2].startswith("555")
-    assert replies[3].startswith("550")
+
+
+async def test_the_handler_may_answer_vrfy(begin):
+    _, handler, replies = await begin(b"EHLO c", b"VRFY u", script={"vrfy": Reply.of(451, "4.7.1 Later")})
+    assert replies[2] == "451 4.7.1 Later"
+    assert ("vrfy", b"u") in handler.calls
 
 
 CLOSING = Reply.of(421, "4.7.0 Server closing connection")
