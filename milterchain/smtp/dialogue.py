@@ -263,9 +263,8 @@ class Dialogue:
     async def _vrfy(self, argument: bytes) -> Reply:
         if not argument:
             raise SMTPSyntaxError("Syntax: VRFY address")
-        if self._refused:
-            return self._junked(answers.REFUSED)
-        return self._junked(await self._handler.vrfy(argument) or answers.CANNOT_VERIFY)
+        usual = answers.REFUSED if self._refused else answers.CANNOT_VERIFY
+        return self._junked(await self._handler.vrfy(argument) or usual)
 
     async def _quit(self, argument: bytes) -> Reply:
         if argument:
