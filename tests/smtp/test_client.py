@@ -297,6 +297,7 @@ async def test_no_connection() -> None:
         await SMTPClient.open(address)
     with pytest.raises(NextHopConnectError, match="no connection to /nonexistent/socket"):
         await SMTPClient.open("/nonexistent/socket")
+    # A label of more than 63 octets cannot even be asked for: no resolver takes part in this.
     with pytest.raises(NextHopConnectError, match=r"no connection to a+\.invalid:25: "):
         await SMTPClient.open(("a" * 80 + ".invalid", 25))
     async with ScriptedNextHop(host="::1") as hop:
