@@ -7,10 +7,12 @@ from pathlib import Path
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
-def shell_blocks(text: str) -> list[str]:
-    """The contents of all ```sh blocks, in order."""
-    return [block.strip() for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
+def blocks(kind: str) -> list[str]:
+    """The contents of all code blocks of that kind in the README, in order."""
+    text = README.read_text(encoding="utf-8")
+    found = re.findall(rf"^```{re.escape(kind)}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block.strip() for block in found]
 
 
 if __name__ == "__main__":
-    print(shell_blocks(README.read_text(encoding="utf-8"))[int(sys.argv[1]) - 1])
+    print(blocks("sh")[int(sys.argv[1]) - 1])

@@ -79,7 +79,7 @@ REFUSALS = """\
 """
 
 MASTER = """\
-{port}     inet  n - n - 120 smtpd
+{port}     inet  n - n - 120 smtpd{options}
 pickup    unix  n - n 60 1 pickup
 cleanup   unix  n - n - 0 cleanup
 qmgr      unix  n - n 300 1 qmgr
@@ -183,6 +183,7 @@ def start_postfix(
     milters: Sequence[str] = (),
     hostname: str = "mx.example.test",
     settings: Mapping[str, str] | None = None,
+    smtpd_options: Sequence[str] = (),
 ) -> Postfix:
     """Configure and start an instance.
 
@@ -193,6 +194,7 @@ def start_postfix(
         milters: addresses as `inet:HOST:PORT` or `unix:/PATH`.
         hostname: its own name, in the greeting and in Received.
         settings: more lines for main.cf.
+        smtpd_options: `name=value` for the smtpd line of master.cf.
     """
     config = run.place(name)
     data = run.place(f"{name}-data", "postfix")
@@ -213,7 +215,8 @@ def start_postfix(
     extra = {"smtpd_milters": " ".join(milters), **(settings or {})}
     main = config / "main.cf"
     main.write_text(text + "".join(f"{key} = {value}\n" for key, value in extra.items()))
-    (config / "master.cf").write_text(MASTER.format(port=port))
+    options = "".join(f"\n    -o {option}" for option in smtpd_options)
+    (config / "master.cf").write_text(MASTER.format(port=port, options=options))
     _age(config)
     # The check makes the queue's directories.  Its own log lines would wait for postlogd, which is not
     # there yet: hence the log file afterwards.

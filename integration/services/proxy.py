@@ -52,6 +52,8 @@ def start_proxy(
     message_size: str = "50MiB",
     extra: str = "",
     level: str = "warning",
+    trusted_networks: str = '["127.0.0.0/8"]',
+    relay_domains: str = "[]",
 ) -> Proxy:
     """Write a configuration and start milterchain with it.
 
@@ -64,6 +66,8 @@ def start_proxy(
         message_size: the limit, as the configuration spells it.
         extra: more tables.
         level: of its log.
+        trusted_networks: who may send anywhere, in TOML.
+        relay_domains: where anybody may send, in TOML.
     """
     place = run.place(name)
     address = f"127.0.0.1:{free_port()}"
@@ -73,7 +77,7 @@ def start_proxy(
             (
                 f'hostname = "{hostname}"',
                 f'[[listen]]\nname = "smtp"\naddress = "{address}"',
-                '[access]\ntrusted_networks = ["127.0.0.0/8"]',
+                f"[access]\ntrusted_networks = {trusted_networks}\nrelay_domains = {relay_domains}",
                 f'[relay]\nnext_hop = ["{next_hop}"]',
                 f'[limits]\nconnections_per_client = 500\nmessage_size = "{message_size}"',
                 f'[log]\nlevel = "{level}"',
