@@ -35,7 +35,7 @@ from milterchain.proxy.app import build_chain
 from milterchain.proxy.logs import text
 from milterchain.proxy.queue_id import QueueIds
 from milterchain.proxy.received import Trace, received_header
-from milterchain.proxy.transaction import HELD, OK
+from milterchain.proxy.transaction import BAD_ADDRESS, HELD, OK
 from milterchain.smtp.answers import NO_RECIPIENTS
 
 __all__ = ["Recorder", "TraceRequest", "trace", "trace_message"]
@@ -196,7 +196,7 @@ async def trace_message(config: Config, request: TraceRequest) -> Result:
     """Send the message through the chain of a configuration."""
     milters = tuple(milter.name for milter in config.milter)
     recorder = Recorder(milters)
-    session = build_chain(config, recorder).session(request.client)
+    session = build_chain(config, recorder).session(_client(config, request))
     queue_id = QueueIds()()
     size = request.message.size
     try:
@@ -256,6 +256,7 @@ class _Dialogue:
         self._session = session
         self._recorder = recorder
         self._queue_id = queue_id
+        self._strict = config.relay.on_refused_added_recipient == "tempfail"
         self._heard: list[Heard] = []
 
     async def run(self) -> _End:
@@ -311,6 +312,9 @@ class _Dialogue:
             verdict = replace(verdict, milter=hold.milter, quarantine=hold.reason)
             action = self._config.quarantine.action
             self._hear("the message", HELD["reject" if action == "reject" else "tempfail"])
+        elif outcome.unusable and (self._strict or not outcome.envelope.recipients):
+            verdict = Verdict(kind=Kind.TEMPFAIL, reply=BAD_ADDRESS)
+            self._hear_refusal("message", verdict)
         elif not outcome.envelope.recipients:
             self._hear("the message", OK)
         return self._end(verdict, "message", outcome.envelope)
@@ -332,6 +336,16 @@ class _Dialogue:
 
     def _end(self, verdict: Verdict, stage: str, envelope: Envelope) -> _End:
         return _End(verdict=verdict, stage=stage, envelope=envelope, heard=tuple(self._heard))
+
+
+def _client(config: Config, request: TraceRequest) -> ClientInfo:
+    """The client, as if it had connected to the first listener."""
+    listener = config.listen[0]
+    client = replace(request.client, daemon_name=listener.name.encode("utf-8"))
+    address = listener.address
+    if address.path is not None or ip_address(address.host).is_unspecified:
+        return client  # there is no telling which of our addresses it would have used
+    return replace(client, local_address=address.host, local_port=address.port)
 
 
 def _traced(config: Config, request: TraceRequest, queue_id: bytes, envelope: Envelope) -> Message:

@@ -30,13 +30,13 @@ from milterchain.proxy.received import Trace, received_header
 from milterchain.proxy.relay import NextHops
 from milterchain.proxy.relay_replies import failure_reply
 
-__all__ = ["HELD", "OK", "Origin", "Services", "Transaction"]
+__all__ = ["BAD_ADDRESS", "HELD", "OK", "Origin", "Services", "Transaction"]
 
 OK: Final = Reply.of(250, "2.0.0 Ok")
+BAD_ADDRESS: Final = Reply.of(451, "4.1.3 Bad address of an added recipient")
 _TOO_LATE: Final = Reply.of(451, "4.4.2 Processing takes too long - try again later")
 _INTERRUPTED: Final = Reply.of(421, "4.3.2 Service shutting down, closing connection")
 _FAILED: Final = Reply.of(451, "4.3.0 Error: internal error, try again later")
-_BAD_ADDRESS: Final = Reply.of(451, "4.1.3 Bad address of an added recipient")
 HELD: Final = {
     "tempfail": Reply.of(451, "4.7.1 Message held for inspection - try again later"),
     "reject": Reply.of(550, "5.7.1 Message refused"),
@@ -206,7 +206,7 @@ class Transaction:
         recipients = outcome.envelope.recipients
         if outcome.unusable and (self._strict or not recipients):
             refused = [text(address) for address in outcome.unusable]
-            return self._summary(message, outcome.envelope, _BAD_ADDRESS, "not relayed", refused=refused)
+            return self._summary(message, outcome.envelope, BAD_ADDRESS, "not relayed", refused=refused)
         if not recipients:
             return self._summary(message, outcome.envelope, OK, "discarded: no recipient is left")
         changed_by = [report.milter for report in outcome.reports if report.edits]

@@ -275,3 +275,25 @@ async def test_what_a_milter_says_cannot_drive_the_terminal(command: Any, eml: P
         _, out, _ = await command("trace", eml, "--milter", milter.endpoint)
     assert "\x1b" not in out
     assert "\\x1b[2J\\x07" in out
+
+
+@pytest.mark.parametrize(
+    ("address", "known"),
+    [
+        ("192.0.2.25:25", {b"{daemon_addr}": b"192.0.2.25", b"{daemon_port}": b"25"}),
+        ("[::]:25", {}),
+        ("unix:smtp.sock", {}),
+    ],
+)
+async def test_the_client_comes_by_the_first_listener(
+    command: Any, eml: Path, tmp_path: Path, address: str, known: dict[bytes, bytes]
+) -> None:
+    config = tmp_path / "c.toml"
+    async with ScriptedMilter() as milter:
+        config.write_text(
+            f'[[listen]]\nname = "mx"\naddress = "{address}"\n[[milter]]\naddress = "{milter.endpoint}"'
+        )
+        await command("trace", eml, "-c", config)
+    told = milter.connections[0].macros(Command.CONNECT)
+    assert told[b"{daemon_name}"] == b"mx"
+    assert {name: told[name] for name in (b"{daemon_addr}", b"{daemon_port}") if name in told} == known
