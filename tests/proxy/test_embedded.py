@@ -53,7 +53,8 @@ async def test_the_line_on_the_screen_sends_a_first_message(
         b"Return-Path: <me@example.org>\nDelivered-To: you@example.org\nReceived: from "
     )
     assert re.search(
-        rb"\nSubject: Hello\nX-Milterchain-Example: client=127\.0\.0\.1; helo=\S+;\n queue-id=\w+; recipients=1\n"
+        rb"\nSubject: Hello"
+        rb"\nX-Milterchain-Example: client=127\.0\.0\.1; helo=\S+;\n queue-id=\w+; recipients=1\n"
         rb"\nIt works\.\n\Z",
         message,
     )
