@@ -56,11 +56,7 @@ def test_every_key_but_the_address_has_a_default(tmp_path: Path) -> None:
     assert config.hostname
 
 
-def test_everything_that_this_version_can_do(tmp_path: Path) -> None:
-    config = load(
-        write(
-            tmp_path,
-            """
+EVERYTHING = """
 hostname = "mx.example.org"
 workers = 1
 [[listen]]
@@ -108,9 +104,11 @@ received_hops = 11
 [log]
 format = "json"
 level = "debug"
-""",
-        )
-    )
+"""
+
+
+def test_everything_that_this_version_can_do(tmp_path: Path) -> None:
+    config = load(write(tmp_path, EVERYTHING))
     assert config.hostname == "mx.example.org"
     assert [str(listen.address) for listen in config.listen] == ["[::1]:25", f"unix:{tmp_path}/run/smtp.sock"]
     assert config.access.relay_domains == ("example.org", ".example.net", "xn--bcher-kva.example")
