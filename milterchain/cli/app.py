@@ -29,20 +29,32 @@ app = typer.Typer(
 )
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("-c", "--config", metavar="FILE", help="The configuration, a TOML file.")
+    Path | None,
+    typer.Option(
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="The configuration, a TOML file; other options replace its parts.",
+    ),
 ]
 Listen = Annotated[
     list[str] | None,
-    typer.Option("--listen", metavar="ADDR", help="Listen here: 127.0.0.1:2525, unix:/path."),
+    typer.Option(
+        "--listen", metavar="ADDR", help="Listen here: HOST:PORT or unix:/PATH. [default: 127.0.0.1:2525]"
+    ),
 ]
 Milters = Annotated[
     list[str] | None,
-    typer.Option("--milter", metavar="ADDR", help="A milter: inet:HOST:PORT or unix:/PATH; in order."),
+    typer.Option(
+        "--milter", metavar="ADDR", help="A milter: inet:HOST:PORT or unix:/PATH; repeat for more, in order."
+    ),
 ]
 NextHop = Annotated[
     list[str] | None,
     typer.Option(
-        "--next-hop", metavar="HOP", help="Where mail goes: smtp:HOST:PORT, maildir:/PATH, discard:."
+        "--next-hop",
+        metavar="HOP",
+        help="Where mail goes: smtp:HOST:PORT, maildir:/PATH, discard:. [default: smtp:127.0.0.1:10025]",
     ),
 ]
 
@@ -123,17 +135,18 @@ def trace(
     config: ConfigFile = None,
     milter: Milters = None,
     sender: Annotated[
-        str | None, typer.Option("--from", metavar="A", help="Sender; default: as in the message.")
+        str | None, typer.Option("--from", metavar="A", help="Sender; default: the address in From.")
     ] = None,
     recipients: Annotated[
-        list[str] | None, typer.Option("--to", metavar="B", help="A recipient; default: as in the message.")
+        list[str] | None,
+        typer.Option("--to", metavar="B", help="A recipient, may be repeated; default: all in To and Cc."),
     ] = None,
     client_addr: Annotated[str, typer.Option(metavar="IP", help="The client's address.")] = "127.0.0.1",
     helo: Annotated[str, typer.Option(metavar="NAME", help="What the client says in HELO.")] = "localhost",
     *,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """Send one message through the milters without relaying it, and show what each of them does."""
+    """Send one message through the milters without relaying it. Shows what each of them does."""
     from milterchain.cli.trace import TraceRequest  # noqa: PLC0415
     from milterchain.cli.trace import trace as run_trace  # noqa: PLC0415
 
