@@ -179,10 +179,11 @@ class Dialogue:
         reply = await self._handler.helo(name, esmtp)
         if reply is not None and not reply.positive:
             return reply
-        self._esmtp = esmtp
+        again, self._esmtp = self._esmtp is not None, esmtp
         self._mail_parameters = self._rcpt_parameters = _NOTHING
         first = self._options.hostname if reply is None else reply.lines[0]
-        return Reply(250, (first, *self._offer())) if esmtp else Reply(250, (first,))
+        answer = Reply(250, (first, *self._offer())) if esmtp else Reply(250, (first,))
+        return self._junked(answer) if again else answer
 
     def _offer(self) -> list[bytes]:
         """The keywords of the reply to EHLO; remembers which parameters they allow."""

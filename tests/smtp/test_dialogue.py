@@ -359,3 +359,9 @@ async def test_junk_becomes_errors(begin):
     dialogue, _, replies = await begin(*lines, junk_commands=3)
     assert dialogue.error_count == 3
     assert replies[5] == "250 2.0.0 Ok"
+
+
+async def test_greetings_without_end_become_errors(begin):
+    dialogue, _, replies = await begin(*[b"EHLO c", b"HELO c"] * 3, junk_commands=3)
+    assert dialogue.error_count == 2  # the first of the six is a matter of course
+    assert replies[-1] == "250 mx.example"
