@@ -63,7 +63,7 @@ TOO_MANY_CONNECTIONS: Final = Reply.of(421, "4.7.0 Error: too many connections")
 TOO_MUCH_DATA: Final = Reply.of(421, "4.7.0 Error: too much data")
 
 _NOT_IMPLEMENTED: Final = Reply.of(502, "5.5.1 Error: command not implemented")
-_RULES_BROKEN: Final = Reply.of(221, "2.7.0 Error: I can break rules, too. Goodbye.")
+_WEB_CLIENT: Final = Reply.of(221, "2.7.0 Error: this is a mail server")
 
 KNOWN_COMMANDS: Final[Mapping[bytes, tuple[Reply, bool]]] = {
     **dict.fromkeys(
@@ -73,6 +73,6 @@ KNOWN_COMMANDS: Final[Mapping[bytes, tuple[Reply, bool]]] = {
     b"BDAT": (Reply.of(503, "5.5.1 Error: CHUNKING not announced"), True),
     # A web client is talking: what follows may have been written by somebody else (Postfix
     # smtpd_forbidden_commands).
-    **dict.fromkeys([b"CONNECT", b"GET", b"POST"], (_RULES_BROKEN, True)),
+    **dict.fromkeys([b"CONNECT", b"GET", b"POST"], (_WEB_CLIENT, True)),
 }
 """Commands that are no mystery and yet not served: the reply, and whether it is the last one."""

@@ -76,7 +76,7 @@ DIALOGUES = [
     ),
     [(b"XCLIENT ADDR=192.0.2.1", "502 5.5.1 Error: command not implemented")],
     [(b"BDAT 5 LAST", "503 5.5.1 Error: CHUNKING not announced")],
-    [(b"GET / HTTP/1.1", "221 2.7.0 Error: I can break rules, too. Goodbye.")],
+    [(b"GET / HTTP/1.1", "221 2.7.0 Error: this is a mail server")],
     [
         (b"FOO", "500 5.5.2 Error: command not recognized"),
         (b" NOOP", "500 5.5.2 Error: command not recognized"),
