@@ -63,8 +63,9 @@ def _costs(rounds: int) -> list[Cost]:
 
 def _report(comparisons: list[Comparison], costs: list[Cost], rounds: int) -> str:
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.release()}"
+    python = f"Python {platform.python_version()} in {sys.base_prefix}"
     lines = [
-        f"{machine}, Python {platform.python_version()}, {rounds} alternating rounds, medians.",
+        f"{machine}, {python}, {rounds} alternating rounds, medians.",
         "",
         "| case | unit | Postfix | milterchain | ratio | by arrival | target | |",
         "|---|---|--:|--:|--:|--:|--:|---|",
