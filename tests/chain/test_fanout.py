@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from milterchain.chain import fanout
-from milterchain.chain.verdict import Kind
+from milterchain.chain.verdict import CONTINUE, Kind
 from milterchain.mail.envelope import Path
 from milterchain.milter.flags import Command, Protocol
 from milterchain.milter.messages import Accept, Continue, Discard, Progress, Rcpt, Reject, TempFail
@@ -55,10 +55,12 @@ async def test_all_are_told_at_once(lab):
         await lab.milter({M: [Late(gate), Continue()]})
     session = await lab.greeted()
     async with asyncio.TaskGroup() as group:
-        group.create_task(lab.play(session, "M"))
+        task = group.create_task(lab.play(session, "M"))
         for milter in lab.milters:
             await milter.wait_for(lambda milter=milter: milter.connections[0].codes.endswith("M"))
+        assert not task.done()
         gate.set()
+    assert task.result() == ["c"]
 
 
 async def test_all_are_connected_side_by_side(lab):
@@ -66,12 +68,14 @@ async def test_all_are_connected_side_by_side(lab):
     slow = [await lab.milter({C: [Late(gate), Continue()]}) for _ in range(3)]
     session = await lab.session()
     async with asyncio.TaskGroup() as group:
-        group.create_task(session.connect())
+        task = group.create_task(session.connect())
         for milter in slow:
             await milter.wait_for(
                 lambda milter=milter: milter.connections and milter.connections[0].codes == "OC"
             )
+        assert not task.done()
         gate.set()
+    assert task.result() == CONTINUE
 
 
 async def test_a_slow_reply_is_drained_before_the_next_packet(lab):

@@ -66,8 +66,9 @@ class Lost(asyncio.Protocol):
 
 async def connects(endpoint, peer):
     _, protocol = await endpoint.connect(Lost)
-    await protocol.lost.wait()
-    await peer.lost.wait()
+    async with asyncio.timeout(5):
+        await protocol.lost.wait()
+        await peer.lost.wait()
 
 
 async def test_a_unix_socket(tmp_path):

@@ -289,6 +289,7 @@ async def test_unix_socket(tmp_path) -> None:
 async def test_ipv6() -> None:
     async with ScriptedNextHop(host="::1") as hop:
         client = await SMTPClient.open(("::1", hop.port))
+        assert client.usable
         client.close()
 
 

@@ -80,7 +80,8 @@ async def test_stale_unix_socket_is_replaced(server, tmp_path):
         dead.bind(path)
     async with server:
         await server.start([Listener(path=path)])
-        _, writer = await asyncio.open_unix_connection(path)
+        reader, writer = await asyncio.open_unix_connection(path)
+        assert (await reader.readline()).startswith(b"220 ")
         writer.close()
         await writer.wait_closed()
 
@@ -145,7 +146,7 @@ async def test_shared_port(recording_handler):
     options = ServerOptions(hostname=b"mx.example")
     async with SMTPServer(recording_handler, options) as one, SMTPServer(recording_handler, options) as two:
         (bound,) = await one.start([Listener(host="127.0.0.1")], reuse_port=True)
-        await two.start([bound], reuse_port=True)
+        assert await two.start([bound], reuse_port=True) == (bound,)
 
 
 async def test_replies_are_not_delayed(smtp_site):
