@@ -7,7 +7,8 @@ way.
 At `info` there is one line for each message, and one for each refusal before that; sessions as such are told
 of at `debug` only, so that health probes say nothing. Failures are warnings.
 
-Keys: `session` names a connection, `queue_id` a message, `milter` who said it. Bytes are shown by `text`.
+Keys: `session` names a connection, `queue_id` a message, `milter` who said it; `client` is an address without
+its port. Bytes are shown by `text`.
 Whatever is logged, no value can begin a line, move a cursor or fill a disk: what is not printable is escaped,
 and what is too long is cut.
 """

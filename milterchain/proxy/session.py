@@ -1,7 +1,8 @@
 """One SMTP session: what the server asks is answered by the chain and by the transaction that is open.
 
 A verdict at connect or HELO stands for the session (or until the next HELO); `chain.verdict` knows what it
-means for each part of the dialogue. What a milter refuses is logged once, where it is refused.
+means for each part of the dialogue. What a milter refuses is logged where it is refused, and again for each
+sender that this keeps out.
 """
 
 from milterchain.chain.client import ClientInfo
@@ -41,7 +42,6 @@ class ProxySession:
         self._chain_log = ChainLog(self._log)
         self._chain: ChainSession = services.chain.session(self._client, observer=self._chain_log)
         self._trusted = services.access.trusts(info.family, info.address)
-        self._address = f"{info.address}:{info.port}" if info.port else info.address
         self._helo_name = b""
         self._esmtp = False
         self._transaction: Transaction | None = None
@@ -61,7 +61,7 @@ class ProxySession:
     async def helo(self, name: bytes, esmtp: bool) -> Reply | None:  # noqa: FBT001 - positional by contract
         """Ask the milters about the name, unless the client is refused anyway."""
         if not self._helo_name:
-            self._log.debug("client", client=self._address, helo=text(name))
+            self._log.debug("client", client=self._client.address, port=self._client.port, helo=text(name))
         self._helo_name, self._esmtp = name, esmtp
         refused_before = self._chain.standing.decides
         verdict = await self._chain.helo(name, esmtp=esmtp)
@@ -73,6 +73,7 @@ class ProxySession:
     async def mail(self, path: Path, params: Parameters) -> Reply | None:
         """Begin a transaction, if no refusal stands; the next hop is not asked yet."""
         if self._chain.standing.decides:
+            self._tell("mail", self._chain.standing, sender=text(path.bare))
             return mail_reply(self._chain.standing)
         queue_id = self._services.queue_ids()
         log = self._chain_log.log = self._log.bind(queue_id=queue_id.decode("ascii"))
@@ -138,7 +139,9 @@ class ProxySession:
             await self.reset()
         finally:
             await self._chain.close()
-        self._log.debug("disconnect", client=self._address, messages=self._messages)
+        self._log.debug(
+            "disconnect", client=self._client.address, port=self._client.port, messages=self._messages
+        )
 
     @property
     def _open(self) -> Transaction:
@@ -149,7 +152,13 @@ class ProxySession:
         if verdict.decides:
             reply = str(verdict.reply) if verdict.reply else verdict.kind.name.lower()
             self._chain_log.log.info(
-                "refused", stage=stage, client=self._address, milter=verdict.milter, reply=reply, **more
+                "refused",
+                stage=stage,
+                client=self._client.address,
+                helo=text(self._helo_name),
+                milter=verdict.milter,
+                reply=reply,
+                **more,
             )
 
 

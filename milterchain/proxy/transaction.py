@@ -256,7 +256,16 @@ class Transaction:
         )
 
     def _refused(self, stage: str, reply: Reply | None, milter: str | None, **more: object) -> None:
-        self._log.info("refused", stage=stage, reply=str(reply), milter=milter, **more)
+        self._log.info(
+            "refused",
+            stage=stage,
+            client=self._origin.client.address,
+            helo=text(self._origin.helo),
+            sender=text(self._envelope.sender.bare),
+            milter=milter,
+            reply=str(reply),
+            **more,
+        )
 
     def _summary(
         self, message: Message, envelope: Envelope, reply: Reply, result: str, **more: object

@@ -490,6 +490,47 @@ async def test_a_refusal_is_logged_with_who_and_what(world: Any, log: Any) -> No
     (refused,) = [line for line in lines(log.getvalue()) if line["event"] == "refused"]
     assert (refused["stage"], refused["milter"], refused["recipient"]) == ("rcpt", "m2", "b@example.net")
     assert refused["reply"] == "550 5.7.0 not you"
+    assert who(refused) == ("127.0.0.1", "client.example", "a@example.org")
+
+
+def who(refused: dict[str, Any]) -> tuple[str, str, str]:
+    """What each refusal says, wherever it is."""
+    return refused["client"], refused["helo"], refused["sender"]
+
+
+@pytest.mark.parametrize("stage", ["mail", "data"])
+async def test_all_refusals_say_of_whom(world: Any, log: Any, stage: str) -> None:
+    await world.start({Command[stage.upper()]: Reject()})
+    client = await world.client()
+    await client.reply()
+    await client.say("EHLO client.example", "MAIL FROM:<a@example.org>", "RCPT TO:<b@example.net>", "DATA")
+    (refused,) = [line for line in lines(log.getvalue()) if line["event"] == "refused"]
+    assert (refused["stage"], refused["milter"]) == (stage, "m1")
+    assert who(refused) == ("127.0.0.1", "client.example", "a@example.org")
+
+
+async def test_a_refusal_by_the_next_hop_says_of_whom(world: Any, log: Any) -> None:
+    await world.start({}, hop={"RCPT": "550 5.1.1 who"})
+    client = await world.client()
+    await client.begin_mail()
+    await client.say("RCPT TO:<b@example.net>")
+    (refused,) = [line for line in lines(log.getvalue()) if line["event"] == "refused"]
+    assert (refused["by"], *who(refused)) == ("next hop", "127.0.0.1", "client.example", "a@example.org")
+
+
+@pytest.mark.parametrize("stage", ["connect", "helo"])
+@pytest.mark.parametrize("answer", [TempFail(), Reject()], ids=["tempfail", "reject"])
+async def test_a_refusal_that_stands_names_each_sender_it_keeps_out(
+    world: Any, log: Any, stage: str, answer: Any
+) -> None:
+    await world.start({}, {Command[stage.upper()]: answer})
+    client = await world.client()
+    await client.reply()
+    reply = await client.say("EHLO client.example", "MAIL FROM:<a@example.org>")
+    first, refused = [line for line in lines(log.getvalue()) if line["event"] == "refused"]
+    assert (first["stage"], first["client"]) == (stage, "127.0.0.1")
+    assert (refused["stage"], refused["milter"], refused["reply"]) == ("mail", "m2", reply)
+    assert who(refused) == ("127.0.0.1", "client.example", "a@example.org")
 
 
 async def test_an_internal_error_is_a_tempfail_and_logged(
