@@ -13,16 +13,18 @@ from milterchain.milter.flags import Command
 from milterchain.milter.messages import (
     Accept,
     AddHeader,
+    AddRecipient,
     ConnFail,
     Continue,
     OptNeg,
     Progress,
     Quarantine,
+    ReplaceBody,
     ReplyCode,
 )
 from milterchain.testing.faults import Close, Garbage, InTurn, Late, Reset, Silence
 from milterchain.testing.peer import refusing_address
-from milterchain.testing.scripted_milter import HalfPacket
+from milterchain.testing.scripted_milter import HalfPacket, packet
 
 STAGES = {
     "open": None,
@@ -110,6 +112,28 @@ async def test_each_stage_and_action(lab, stage, action):
 async def test_each_stage_and_fault(lab, stage, fault):
     more = IMPATIENT if fault == "silence" else {}
     await fails_at(lab, stage, FAULTS[fault], "reject", TEXTS[DefaultAction.REJECT], **more)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+async def test_cut_off_at_any_byte(lab, stage):
+    """Half a refusal refuses nothing, half of the edits change nothing: the default action counts."""
+    said = {
+        "open": [lab.wants()],
+        "E": [AddHeader(b"X", b"1"), ReplaceBody(b"new"), AddRecipient(b"<x@b.test>"), Accept()],
+    }.get(stage, [ReplyCode(b"550 5.7.1 never heard")])
+    whole = b"".join(map(packet, said))
+    cuts = [[whole[:size], Close()] for size in range(1, len(whole))]
+    command, left = STAGES[stage], iter(cuts)
+    if command is None:
+        await lab.milter(negotiate=InTurn(*cuts))
+    else:
+        await lab.milter({command: lambda _: next(left)})
+    for _ in cuts:
+        session = await lab.session({"default_action": "accept"})
+        assert await lab.play(session, "C H M R1 T E Q") == [*"cccccc", ""]
+        assert b"".join(lab.outcome.message.chunks()) == lab.raw
+        assert lab.outcome.envelope == lab.envelope
+    assert len(lab.milters[0].connections) == len(cuts)
 
 
 @pytest.mark.parametrize("action", DefaultAction)
