@@ -50,6 +50,7 @@ from milterchain.milter.messages import (
     Skip,
     Unknown,
 )
+from milterchain.milter.negotiation import Negotiated
 from milterchain.milter.state import IDLE_AFTER
 
 __all__ = ["Member"]
@@ -63,6 +64,7 @@ class Member:
 
     Attributes:
         name: the milter's.
+        negotiated: what it has agreed on when it was last opened.
         plan: how to tell it.
         standing: the answer to every event when there is no connection: the default action after a failure,
             the refusal after one at CONNECT or HELO, else Continue.
@@ -80,6 +82,7 @@ class Member:
         "_skipping",
         "must_reopen",
         "name",
+        "negotiated",
         "plan",
         "standing",
     )
@@ -87,6 +90,7 @@ class Member:
     def __init__(self, plan: MilterPlan, observer: Observer | None) -> None:
         self.name = plan.settings.name
         self.plan = plan
+        self.negotiated: Negotiated | None = None
         self.standing = CONTINUE
         self.must_reopen = False
         self._observer = observer
@@ -135,6 +139,7 @@ class Member:
             session.close()
             return self.standing
         self._session = session
+        self.negotiated = session.negotiated
         self._macro_names = self.plan.macro_names(session.negotiated)
         self._picture.end()
         if self._observer is not None:

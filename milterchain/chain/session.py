@@ -32,6 +32,7 @@ from milterchain.mail.envelope import Envelope, Path
 from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
 from milterchain.milter.messages import Data, Helo, Mail, Rcpt, Unknown
+from milterchain.milter.negotiation import Negotiated
 
 __all__ = ["Chain", "ChainSession", "ClientInfo", "ContentOutcome"]
 
@@ -112,6 +113,11 @@ class ChainSession:
         self._tls = client.tls is not None
         self._auth = client.auth is not None
         self._closed = False
+
+    @property
+    def negotiated(self) -> dict[str, Negotiated | None]:
+        """What each milter has agreed on, by name in configured order; None if it was never open."""
+        return {member.name: member.negotiated for member in self._members}
 
     # The session
 

@@ -21,11 +21,12 @@ from milterchain.chain.observer import Snapshot
 from milterchain.chain.session import ChainSession
 from milterchain.chain.verdict import CONTINUE, Kind, Verdict, banner_reply
 from milterchain.cli.output import console
+from milterchain.cli.trace_silence import Talk
 from milterchain.cli.trace_view import Change, Event, Heard, Request, Result, show, show_json
 from milterchain.config import Config
 from milterchain.errors import HeaderLimitError, MilterError
 from milterchain.mail.canonical import canonical
-from milterchain.mail.diff import diff_envelopes, diff_messages
+from milterchain.mail.diff import MessageDiff, diff_envelopes, diff_messages
 from milterchain.mail.envelope import Envelope, Path
 from milterchain.mail.message import Message, parse_message
 from milterchain.mail.replies import Reply
@@ -161,7 +162,7 @@ class Recorder:
             Change(
                 milter=milter,
                 envelope=diff_envelopes(before.envelope, after.envelope),
-                message=diff_messages(before.message, after.message),
+                message=_without_own(before.message, after.message),
                 warnings=tuple(warnings),
             )
         )
@@ -192,6 +193,20 @@ class Recorder:
         )
 
 
+def _without_own(before: Message, after: Message) -> MessageDiff:
+    """Compare, and count headers as the user's file has them: without our Received header."""
+    own = [
+        next(place for place, header in enumerate(message.headers) if header.own)
+        for message in (before, after)
+    ]
+    diff = diff_messages(before, after)
+    headers = (
+        replace(change, position=change.position - (change.position > own[change.kind != "removed"]))
+        for change in diff.headers
+    )
+    return replace(diff, headers=tuple(headers))
+
+
 async def trace_message(config: Config, request: TraceRequest) -> Result:
     """Send the message through the chain of a configuration."""
     milters = tuple(milter.name for milter in config.milter)
@@ -206,6 +221,7 @@ async def trace_message(config: Config, request: TraceRequest) -> Result:
         await session.close()
         request.message.close()
     verdict = end.verdict
+    talk = Talk(negotiated=session.negotiated, stages=recorder.stages, events=recorder.events)
     return Result(
         request=Request(
             client=request.client.address,
@@ -218,6 +234,7 @@ async def trace_message(config: Config, request: TraceRequest) -> Result:
         milters=milters,
         stages=recorder.stages,
         events=recorder.events,
+        silences=tuple(talk.silences()),
         changes=tuple(recorder.changes),
         verdict=verdict.kind.name.lower() if verdict.decides else "accept",
         stage=end.stage,

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +12,18 @@ from rich.text import Text
 from milterchain.cli.output import print_table, safe, table
 from milterchain.mail.diff import EnvelopeDiff, MessageDiff
 
-__all__ = ["Change", "Event", "Heard", "Request", "Result", "show", "show_json"]
+__all__ = [
+    "CONTENT",
+    "Change",
+    "Event",
+    "Heard",
+    "Request",
+    "Result",
+    "Silence",
+    "SilenceReason",
+    "show",
+    "show_json",
+]
 
 _STYLES = {
     "accept": "green",
@@ -23,10 +34,12 @@ _STYLES = {
     "shutdown": "red",
 }
 
-_CONTENT = frozenset({"headers", "end of headers", "body"})
+CONTENT = frozenset({"headers", "end of headers", "body"})
 """Stages within the message: what answers there is not asked at its end any more."""
-_NO_ANSWER = Text("no answer waited for", style="dim")
-"""It did not want to be asked, has accepted or failed before, or another one has decided."""
+
+SilenceReason: TypeAlias = Literal[
+    "not asked", "no answer wanted", "accepted before", "failed before", "already decided"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +66,27 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """One milter that has no answer at one stage.
+
+    Attributes:
+        reason: `not asked` (it has declined the stage), `no answer wanted` (it was told, and has declined to
+            answer), `accepted before` (the connection or the message), `failed before` (its default action
+            stands), or `already decided` (by another one, so that nobody waited for this one).
+    """
+
+    stage: str
+    recipient: str | None
+    milter: str
+    reason: SilenceReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """What one milter changed.
 
     Attributes:
+        message: positions of headers do not count our own Received header, which the user's file has not.
         warnings: modifications that were dropped, and why.
     """
 
@@ -121,6 +151,7 @@ class Result:
     milters: tuple[str, ...]
     stages: tuple[tuple[str, str | None], ...]
     events: tuple[Event, ...]
+    silences: tuple[Silence, ...]
     changes: tuple[Change, ...]
     verdict: str
     stage: str
@@ -146,6 +177,7 @@ class Result:
             "request": asdict(self.request),
             "milters": [{"name": name, "seconds": self.seconds(name)} for name in self.milters],
             "events": [asdict(event) for event in self.events],
+            "unanswered": [asdict(silence) for silence in self.silences],
             "changes": [change.to_json() for change in self.changes],
             "verdict": {
                 "verdict": self.verdict,
@@ -191,15 +223,14 @@ def _answers(out: Console, result: Result) -> Table:
     rows.columns[-1].justify = "right"
     for stage, recipient in result.stages:
         events = [event for event in result.events if (event.stage, event.recipient) == (stage, recipient)]
+        silent = [each for each in result.silences if (each.stage, each.recipient) == (stage, recipient)]
         title = stage if recipient is None else f"{stage} <{recipient}>"
-        answers = [(event.milter, *_answer(event)) for event in events]
-        answered = {event.milter for event in events}
-        if stage == "message":
-            answered |= {event.milter for event in result.events if event.stage in _CONTENT}
-        if not answered:
-            _add(out, rows, title, [("", _NO_ANSWER, Text())])
+        reasons = {each.reason for each in silent}
+        if len(silent) == len(result.milters) and len(reasons) <= 1:
+            _add(out, rows, title, [("", _silence(*reasons or {"not asked"}), Text())])
             continue
-        answers += [(name, _NO_ANSWER, Text()) for name in result.milters if name not in answered]
+        answers = [(event.milter, *_answer(event)) for event in events]
+        answers += [(each.milter, _silence(each.reason), Text()) for each in silent]
         answers.sort(key=lambda answer: result.milters.index(answer[0]))
         _add(out, rows, title, answers)
     answered = {event.milter for event in result.events if event.seconds is not None}
@@ -222,6 +253,10 @@ def _answer(event: Event) -> tuple[Text, Text]:
     elif event.reply is not None:
         answer.append(safe(f": {event.reply}"), style="default")
     return answer, Text() if event.seconds is None else _time(event.seconds)
+
+
+def _silence(reason: str) -> Text:
+    return Text(reason, style="dim")
 
 
 def _time(seconds: float) -> Text:

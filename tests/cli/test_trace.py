@@ -10,6 +10,7 @@ import pytest
 
 from milterchain.milter.flags import Action, Command, Protocol
 from milterchain.milter.messages import (
+    Accept,
     AddHeader,
     AddRecipient,
     ChangeHeader,
@@ -20,6 +21,7 @@ from milterchain.milter.messages import (
     Discard,
     Header,
     Helo,
+    InsertHeader,
     Mail,
     OptNeg,
     Quarantine,
@@ -29,7 +31,7 @@ from milterchain.milter.messages import (
     ReplyCode,
     Shutdown,
 )
-from milterchain.testing import Close, ScriptedMilter
+from milterchain.testing import Close, ScriptedMilter, Silence
 
 MESSAGE = b"From: Ann <ann@example.org>\nTo: bob@example.net, c@example.net\nSubject: hi\n\nHello\nWorld\n"
 
@@ -80,7 +82,7 @@ async def test_answers_changes_verdict(command: Any, eml: Path) -> None:
         "  + sender <new@example.org>",
         "  - recipient <bob@example.net>",
         "  + recipient <added@example.net>",
-        "  @@ header 4 @@",
+        "  @@ header 3 @@",
         "  - Subject: hi",
         "  + Subject: changed",
         "  + X-Added: 1",
@@ -151,7 +153,32 @@ async def test_json(command: Any, eml: Path) -> None:
     }
     (change,) = result["changes"]
     assert change["envelope"]["sender"]["after"]["address"] == "<new@example.org>"
-    assert [header["kind"] for header in change["message"]["headers"]] == ["changed", "added"]
+    headers = change["message"]["headers"]
+    assert [(header["kind"], header["position"]) for header in headers] == [("changed", 2), ("added", 3)]
+
+
+@pytest.mark.parametrize("received", ["true", "false"])
+async def test_positions_are_those_in_the_users_file(
+    command: Any, eml: Path, tmp_path: Path, received: str
+) -> None:
+    """Our own Received header, or its place holder, is not counted, wherever it is."""
+    config = tmp_path / "c.toml"
+    edits = [
+        InsertHeader(0, b"X-Top", b"1"),
+        ChangeHeader(1, b"To", b""),
+        ChangeHeader(1, b"Subject", b"new"),
+        Continue(),
+    ]
+    async with ScriptedMilter({Command.END_OF_MESSAGE: edits}) as milter:
+        config.write_text(f'relay.received = {received}\n[[milter]]\naddress = "{milter.endpoint}"')
+        _, out, _ = await command("trace", "--json", "-c", config, eml)
+    (change,) = json.loads(out)["changes"]
+    headers = change["message"]["headers"]
+    assert [(header["kind"], header["name"], header["position"]) for header in headers] == [
+        ("added", "X-Top", 0),
+        ("changed", "Subject", 2),
+        ("removed", "To", 1),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -229,10 +256,59 @@ async def test_stages_at_which_nobody_or_not_all_are_asked(command: Any, eml: Pa
     async with ScriptedMilter(negotiate=first) as one, ScriptedMilter(negotiate=second) as two:
         _, out, _ = await command("trace", eml, "--milter", one.endpoint, "--milter", two.endpoint)
     rows = [line.split() for line in out.splitlines()]
-    unawaited = ["no", "answer", "waited", "for"]
-    assert ["connect", one.endpoint, *unawaited] in rows
-    assert ["helo", *unawaited] in rows
+    assert ["connect", one.endpoint, "not", "asked"] in rows
+    assert ["helo", "not", "asked"] in rows
     assert not any(row[:2] == ["helo", one.endpoint] for row in rows)
+
+
+DECLINES = OptNeg(version=6, actions=Action(0), protocol=Protocol.NO_HELO | Protocol.NO_REPLY_MAIL)
+OLD = OptNeg(version=2, actions=Action(0), protocol=Protocol(0))
+
+
+@pytest.mark.parametrize(
+    ("script", "negotiate", "stages"),
+    [
+        ({}, DECLINES, {"helo": "not asked", "mail": "no answer wanted"}),
+        ({}, OLD, {"data": "not asked"}),
+        (
+            {Command.HELO: Accept()},
+            None,
+            dict.fromkeys(["mail", "rcpt", "data", "message"], "accepted before"),
+        ),
+        ({Command.MAIL: Accept()}, None, dict.fromkeys(["rcpt", "data", "message"], "accepted before")),
+        ({Command.DATA: Close()}, None, {"message": "failed before"}),
+    ],
+    ids=["declined", "too old", "accepted the connection", "accepted the message", "failed"],
+)
+async def test_why_there_is_no_answer(
+    command: Any, eml: Path, tmp_path: Path, script: Any, negotiate: OptNeg | None, stages: dict[str, str]
+) -> None:
+    config = tmp_path / "c.toml"
+    options = {} if negotiate is None else {"negotiate": negotiate}
+    async with ScriptedMilter(script, **options) as one, ScriptedMilter() as two:
+        config.write_text(
+            f'[[milter]]\nname = "one"\naddress = "{one.endpoint}"\ndefault_action = "accept"\n'
+            f'[[milter]]\nname = "two"\naddress = "{two.endpoint}"\n'
+        )
+        arguments = ("trace", eml, "--to", "y@example.net", "-c", config)
+        _, out, _ = await command(*arguments)
+        _, as_json, _ = await command(*arguments, "--json")
+    rows = [line.split() for line in out.splitlines()]
+    for stage, reason in stages.items():
+        where = [stage, "<y@example.net>"] if stage == "rcpt" else [stage]
+        assert [*where, "one", *reason.split()] in rows
+    unanswered = json.loads(as_json)["unanswered"]
+    assert {each["stage"]: each["reason"] for each in unanswered} == stages
+    assert {each["milter"] for each in unanswered} == {"one"}
+
+
+@pytest.mark.parametrize("stage", [Command.MAIL, Command.BODY])
+async def test_nobody_waits_when_another_one_has_decided(command: Any, eml: Path, stage: Command) -> None:
+    slow = {Command.MAIL: Silence()} if stage is Command.MAIL else {}
+    async with ScriptedMilter({stage: Reject()}) as one, ScriptedMilter(slow) as two:
+        _, out, _ = await command("trace", eml, "--milter", one.endpoint, "--milter", two.endpoint)
+    name = "mail" if stage is Command.MAIL else "message"
+    assert [name, two.endpoint, "already", "decided"] in [line.split() for line in out.splitlines()]
 
 
 async def test_on_a_terminal(command: Any, eml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
