@@ -150,6 +150,8 @@ def trace(
     from milterchain.cli.trace import TraceRequest  # noqa: PLC0415
     from milterchain.cli.trace import trace as run_trace  # noqa: PLC0415
 
+    if config is None and not milter:
+        raise ConfigurationError(["no milters: give --config or --milter"])
     request = TraceRequest.read(message, sender, recipients, client_addr, helo)
     if not run_trace(_load(config, _flags(None, milter, None)), request, json=json):
         raise typer.Exit(EXIT_PROBLEM)

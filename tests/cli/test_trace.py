@@ -337,6 +337,10 @@ async def test_a_milter_that_is_not_there_is_a_problem(command: Any, eml: Path, 
     assert "ENOENT" in out
 
 
+async def test_without_any_milter_there_is_nothing_to_trace(command: Any, eml: Path) -> None:
+    assert await command("trace", eml) == (2, "", "no milters: give --config or --milter\n")
+
+
 async def test_standard_input(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"no headers at all\n")))
     async with ScriptedMilter() as milter:
