@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from milterchain.config_mistakes import MistakeAtError, describe
+from milterchain.config_mistakes import Later, MistakeAtError, allowed_values, describe
 from milterchain.config_types import (
     ListenAddress,
     Network,
@@ -117,12 +117,11 @@ class _Table(BaseModel):
     """What all tables have in common: unknown keys are mistakes, values cannot be changed.
 
     Attributes:
-        later: what needs a later version: by field, the feature and the values that need it (none: every
-            value but the default).
+        later: what needs a later version.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-    later: ClassVar[Mapping[str, tuple[str, frozenset[str]]]] = {}
+    later: ClassVar[Later] = {}
 
     @field_validator("*")
     @classmethod
@@ -134,7 +133,8 @@ class _Table(BaseModel):
         default = cls.model_fields[name].get_default(call_default_factory=True)
         if value in values if values else value != default:
             shown = f"{value!r}: " if isinstance(value, str | int) else ""
-            raise ValueError(f"{shown}{feature} is not supported by this version yet; leave it out")
+            instead = f"allowed are {', '.join(allowed_values(cls, name))}" if values else "leave it out"
+            raise ValueError(f"{shown}{feature} is not supported by this version yet; {instead}")
         return value
 
 
@@ -327,14 +327,30 @@ class Config(_Table):
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()
 
+    @field_validator("listen")
+    @classmethod
+    def _addresses_differ(cls, listeners: tuple[ListenConfig, ...]) -> tuple[ListenConfig, ...]:
+        addresses = [listener.address for listener in listeners]
+        for index, address in enumerate(addresses):
+            chosen_later = address.path is None and address.port == 0
+            if (first := addresses.index(address)) != index and not chosen_later:
+                raise MistakeAtError(
+                    (index, "address"),
+                    f"'{address}' is the address of listen[{first + 1}] too; addresses must differ",
+                )
+        return listeners
+
     @field_validator("milter")
     @classmethod
     def _names_differ(cls, milters: tuple[MilterConfig, ...]) -> tuple[MilterConfig, ...]:
         names = [milter.name for milter in milters]
         for index, name in enumerate(names):
             if (first := names.index(name)) != index:
+                same = milters[first].address == milters[index].address
+                hint = " (the address is the default: set name)" if same else ""
                 raise MistakeAtError(
-                    (index, "name"), f"{name!r} is the name of milter[{first + 1}] too; names must differ"
+                    (index, "name"),
+                    f"{name!r} is the name of milter[{first + 1}] too; names must differ{hint}",
                 )
         return milters
 

@@ -1,19 +1,24 @@
 """What pydantic found wrong, as lines for people.
 
 `describe` turns a ValidationError into one line for each mistake; it looks at the model to name the keys that
-exist where an unknown one was met.
+may be written where an unknown one was met, and the values. What the model refuses because it needs a later
+version (`later`) is no advice to give.
 """
 
 import difflib
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-__all__ = ["MistakeAtError", "describe", "key_path"]
+__all__ = ["Later", "MistakeAtError", "allowed_values", "describe", "key_path"]
+
+Later: TypeAlias = Mapping[str, tuple[str, frozenset[str]]]
+"""What needs a later version: by field, the feature and the values that need it (none: every value but the
+default)."""
 
 _KINDS: Final[Mapping[str, str]] = {
     "bool": "true or false",
@@ -79,6 +84,9 @@ def _text(details: ErrorDetails, model: type[BaseModel]) -> str:
         return "is missing; it has no default"
     if kind == "extra_forbidden":
         return _unknown_key(details["loc"], model)
+    if kind == "literal_error":
+        *table, field = details["loc"]
+        return f"{value} is not one of {', '.join(allowed_values(_model_at(table, model), str(field)))}"
     if kind == "value_error":
         return str(context["error"])
     builder = _TEXTS.get(kind)
@@ -91,7 +99,6 @@ def _text(details: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 _TEXTS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
-    "literal_error": lambda context: f"is not one of {_choices(context['expected'])}",
     "greater_than_equal": lambda context: f"is too small; the least is {context['ge']}",
     "less_than_equal": lambda context: f"is too large; the most is {context['le']}",
     "string_too_long": lambda context: f"is too long; {context['max_length']} characters are allowed",
@@ -107,9 +114,24 @@ def _list_hint(location: Sequence[int | str], model: type[BaseModel]) -> str:
     return "it in [brackets]"
 
 
-def _choices(expected: str) -> str:
-    """Turn pydantic's `'a', 'b' or 'c'` into `a, b, c`."""
-    return expected.replace(" or ", ", ").replace("'", "")
+def _later(model: type[BaseModel]) -> Later:
+    later: Later = getattr(model, "later", {})
+    return later
+
+
+def allowed_values(model: type[BaseModel], field: str) -> list[str]:
+    """The values of a field that is a choice, but for those that need a later version."""
+    choices = typing.get_args(model.model_fields[field].annotation)
+    if field not in _later(model):
+        return [*choices]
+    _, refused = _later(model)[field]
+    default = model.model_fields[field].default
+    return [choice for choice in choices if (choice not in refused if refused else choice == default)]
+
+
+def _allowed_keys(model: type[BaseModel]) -> list[str]:
+    later = _later(model)
+    return sorted(field for field in model.model_fields if field not in later or later[field][1])
 
 
 def _short(value: object) -> str:
@@ -118,12 +140,21 @@ def _short(value: object) -> str:
 
 
 def _unknown_key(location: Sequence[int | str], model: type[BaseModel]) -> str:
-    parent = _model_at(location[:-1], model)
-    known = sorted(parent.model_fields)
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    if close:
-        return f"there is no such key; did you mean {close[0]}?"
+    key = str(location[-1])
+    known = _allowed_keys(_model_at(location[:-1], model))
+    meant = list(_elsewhere(key, model)) if len(location) == 1 else []
+    meant = meant or difflib.get_close_matches(key, known, n=1)
+    if meant:
+        return f"there is no such key; did you mean {' or '.join(meant)}?"
     return f"there is no such key; allowed are {', '.join(known)}"
+
+
+def _elsewhere(key: str, model: type[BaseModel]) -> Iterator[str]:
+    """Where in the tables of the top a key is known."""
+    for name, field in model.model_fields.items():
+        several = typing.get_origin(field.annotation) is tuple
+        if any(key in _allowed_keys(table) for table in _models(field.annotation)):
+            yield f"{key} in [[{name}]]" if several else f"{name}.{key}"
 
 
 def _model_at(location: Sequence[int | str], model: type[BaseModel]) -> type[BaseModel]:

@@ -128,6 +128,33 @@ MISTAKES = {
         "milter[1].defualt_action: there is no such key; did you mean default_action?",
     ),
     "unknown key, far": ("[log]\nzzz = 1", "log.zzz: there is no such key; allowed are format, level"),
+    "unknown key, and keys for later": (
+        "[[listen]]\nzzz = 1",
+        "listen[1].zzz: there is no such key; allowed are address, name",
+    ),
+    "key of a table": (
+        'relay_domains = ["example.org"]',
+        "relay_domains: there is no such key; did you mean access.relay_domains?",
+    ),
+    "key of several tables": (
+        'address = "127.0.0.1:25"',
+        "address: there is no such key; did you mean address in [[listen]] or address in [[milter]]?",
+    ),
+    "value for later": (
+        '[quarantine]\naction = "hold"',
+        (
+            "quarantine.action: 'hold': this way to hold messages is not supported by this version yet;"
+            " allowed are tempfail, reject"
+        ),
+    ),
+    "choice, and values for later": (
+        '[quarantine]\naction = "keep"',
+        "quarantine.action: 'keep' is not one of tempfail, reject",
+    ),
+    "choice of one": (
+        MILTER + 'mode = "watch"',
+        "milter[1].mode: 'watch' is not one of enforce",
+    ),
     "choice": (
         MILTER + MILTER + 'name = "b"\ndefault_action = "acept"',
         "milter[2].default_action: 'acept' is not one of accept, reject, tempfail, quarantine, shutdown",
@@ -150,8 +177,19 @@ MISTAKES = {
         f"milter[1].name: '{'n' * 56}... is too long; 100 characters are allowed",
     ),
     "same name": (
+        MILTER + 'name = "a"\n' + MILTER.replace("8891", "8892") + 'name = "a"',
+        "milter[2].name: 'a' is the name of milter[1] too; names must differ",
+    ),
+    "same milter without names": (
         MILTER + MILTER,
-        "milter[2].name: 'inet:127.0.0.1:8891' is the name of milter[1] too; names must differ",
+        (
+            "milter[2].name: 'inet:127.0.0.1:8891' is the name of milter[1] too; names must differ"
+            " (the address is the default: set name)"
+        ),
+    ),
+    "same listener": (
+        '[[listen]]\naddress = "localhost:25"\n[[listen]]\nname = "b"\naddress = "127.0.0.1:25"',
+        "listen[2].address: '127.0.0.1:25' is the address of listen[1] too; addresses must differ",
     ),
     "no listener": ("listen = []", "listen: is empty; at least one is needed"),
     "no next hop": ("[relay]\nnext_hop = []", "relay.next_hop: is empty; at least one is needed"),
@@ -247,7 +285,6 @@ NOT_YET = {
     MILTER + 'authenticated = "only"': "milter[1].authenticated: 'only': a condition on authentication",
     '[relay]\ntls = "may"': "relay.tls: 'may': TLS to the next hop",
     '[relay]\nclient_identity = "auto"': "relay.client_identity: 'auto': telling the next hop of the client",
-    '[quarantine]\naction = "hold"': "quarantine.action: 'hold': this way to hold messages",
     '[quarantine]\ndirectory = "held"': "quarantine.directory: 'held': holding messages",
     '[quarantine]\nnext_hop = "discard:"': "quarantine.next_hop: 'discard:': holding messages",
     '[metrics]\naddress = "127.0.0.1:9125"': "metrics.address: metrics",
@@ -271,6 +308,11 @@ def test_a_key_of_a_later_version_is_refused_in_plain_words(tmp_path: Path, text
 def test_addresses_are_read(tmp_path: Path, text: str, part: str) -> None:
     (line,) = mistakes(tmp_path, text)
     assert line.startswith(part)
+
+
+def test_ports_that_the_system_chooses_differ_anyway(tmp_path: Path) -> None:
+    config = load(write(tmp_path, '[[listen]]\naddress = "127.0.0.1:0"\n' * 2))
+    assert len(config.listen) == 2
 
 
 def test_all_mistakes_at_once(tmp_path: Path) -> None:
