@@ -3,6 +3,7 @@
 import asyncio
 import re
 import tomllib
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ def test_defaults_are_what_the_readme_says(tmp_path: Path) -> None:
     default = parse(minimal, "README.md", tmp_path)
     named = {"name": milter["name"], "macros": shown.milter[0].macros}
     assert shown == default.model_copy(update={"milter": (default.milter[0].model_copy(update=named),)})
+
+
+def test_the_filter_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(coroutine: Coroutine[Any, Any, None]) -> None:
+        coroutine.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asyncio, "run", interrupted)
+    exec(compile(blocks("python")[0], "README.md", "exec"), {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize(
