@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from milterchain.chain.plan import MilterPlan
-from milterchain.cli.output import console, print_table, safe, table
+from milterchain.cli.output import Cell, console, print_rows, safe
 from milterchain.config import Config, MilterConfig
 from milterchain.errors import MilterError
 from milterchain.milter.client import MilterSession
@@ -119,21 +119,23 @@ async def check_all(config: Config) -> tuple[Row, ...]:
     return (*(task.result() for task in milters), *(_next_hop(status) for status in probe.result()))
 
 
+def _cells(row: Row) -> list[Cell]:
+    return [
+        Text("ok", style="green") if row.ok else Text("FAILED", style="bold red"),
+        row.kind,
+        Text(safe(row.name)),
+        Text(safe(row.address)),
+        row.version,
+        f"{row.seconds * 1000:.1f} ms",
+        Text(safe(row.details)),
+    ]
+
+
 def check(config: Config) -> bool:
     """Ask all and print the table; whether all can be used."""
     out = console()
     with console(error=True).status("asking milters and next hops"):
         rows = asyncio.run(check_all(config))
-    shown = table(out, "", "What", "Name", "Address", "Version", "Time", "Details")
-    for row in rows:
-        shown.add_row(
-            Text("ok", style="green") if row.ok else Text("FAILED", style="bold red"),
-            row.kind,
-            Text(safe(row.name)),
-            Text(safe(row.address)),
-            row.version,
-            f"{row.seconds * 1000:.1f} ms",
-            Text(safe(row.details)),
-        )
-    print_table(out, shown)
+    titles = ("", "What", "Name", "Address", "Version", "Time", "Details")
+    print_rows(out, titles, [_cells(row) for row in rows])
     return all(row.ok for row in rows)

@@ -4,14 +4,20 @@ What is written for a pipe is never wrapped and has no box characters, so that i
 compared.
 """
 
+import itertools
 import sys
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, TextIO, TypeAlias
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
-__all__ = ["console", "print_table", "safe", "table"]
+__all__ = ["Cell", "console", "print_rows", "print_table", "safe", "table"]
+
+Cell: TypeAlias = str | Text
 
 _PIPE_WIDTH: Final = 10_000
 """Columns of a pipe: enough that no line is wrapped."""
@@ -20,8 +26,12 @@ _PIPE_WIDTH: Final = 10_000
 def console(*, error: bool = False) -> Console:
     """Standard output, or standard error."""
     stream = sys.stderr if error else sys.stdout
-    width = None if stream.isatty() else _PIPE_WIDTH
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+    return Console(file=stream, width=_width(stream), highlight=False, markup=False, emoji=False)
+
+
+def _width(stream: TextIO) -> int | None:
+    """Columns; None is what the terminal has."""
+    return None if stream.isatty() else _PIPE_WIDTH
 
 
 def table(out: Console, *columns: str) -> Table:
@@ -42,6 +52,27 @@ def print_table(out: Console, rows: Table) -> None:
         out.print(rows)
     for line in lines.get().splitlines():
         out.print(line.rstrip(), soft_wrap=True)
+
+
+def print_rows(out: Console, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """Print a table of which only the last column is wrapped, between words.
+
+    On a terminal that is too narrow for this, the last column goes below the others, and what repeats the
+    cell before it is left out.
+    """
+    shown = table(out, *columns)
+    for column in shown.columns[:-1]:
+        column.no_wrap = True
+    for row in rows:
+        shown.add_row(*row)
+    unlimited = out.options.update(width=_PIPE_WIDTH)
+    if out.measure(shown, options=unlimited).minimum <= out.width:
+        print_table(out, shown)
+        return
+    for *cells, last in rows:
+        different = [next(group) for text, group in itertools.groupby(cells, str) if text]
+        out.print(Text("  ").join(Text.assemble(cell) for cell in different))
+        out.print(Padding(last, (0, 0, 0, 4)))
 
 
 def safe(text: str) -> str:

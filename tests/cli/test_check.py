@@ -4,6 +4,8 @@ import errno
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from milterchain.milter.flags import Action, Protocol
 from milterchain.milter.messages import OptNeg
 from milterchain.testing import ScriptedMilter, ScriptedNextHop, refusing_address
@@ -81,3 +83,28 @@ async def test_flags_take_the_place_of_what_the_file_says(command: Any, tmp_path
         )
     assert code == 0
     assert len(out.splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", ["m", "a-milter-with-a-name-that-takes-some-room", ""])
+async def test_a_narrow_terminal_breaks_no_word(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Details are folded first; where that is not enough, they go below."""
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setattr("milterchain.cli.output._width", lambda _: 80)
+    monkeypatch.setenv("TERM", "dumb")
+    answer = OptNeg(version=6, actions=Action.ADD_HEADERS | Action.QUARANTINE, protocol=Protocol.SKIP)
+    async with ScriptedMilter(negotiate=answer) as milter:
+        path = write(
+            tmp_path,
+            f'[[milter]]\nname = "{name or milter.endpoint}"\naddress = "{milter.endpoint}"',
+            '[relay]\nnext_hop = ["discard:"]',
+        )
+        code, out, _ = await command("check", "-c", path)
+    assert code == 0
+    words = out.split()
+    assert all(
+        word in words
+        for word in (name or milter.endpoint, milter.endpoint, "headers,", "quarantine;", "skip")
+    )
+    assert all(len(line) <= 80 for line in out.splitlines())
