@@ -101,6 +101,10 @@ class _ClientSide(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
+        if self._pair.gate.closed:
+            transport.abort()  # accepted just before the end
+            return
+        self._pair.gate.transports.add(transport)
         self._pair.client = transport
         self._pair.gate.pairs.add(self._pair)
         self._pair.gate.connect(self._pair)
@@ -109,6 +113,7 @@ class _ClientSide(asyncio.Protocol):
         self._pair.from_client(data)
 
     def connection_lost(self, _error: Exception | None) -> None:
+        self._pair.gate.transports.discard(self._pair.client)
         if self._pair.server is not None:
             self._pair.server.close()
         self._pair.gate.pairs.discard(self._pair)
@@ -120,6 +125,7 @@ class _ServerSide(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
+        self._pair.gate.transports.add(transport)
         self._pair.server = transport
         self._pair.flush()
 
@@ -127,6 +133,7 @@ class _ServerSide(asyncio.Protocol):
         self._pair.from_server(data)
 
     def connection_lost(self, _error: Exception | None) -> None:
+        self._pair.gate.transports.discard(self._pair.server)
         self._pair.abort()
 
 
@@ -142,7 +149,9 @@ class Gate:
         self.address = address
         self.cuts = 0
         self.open = True
+        self.closed = False
         self.pairs: set[_Pair] = set()
+        self.transports: set[asyncio.Transport | None] = set()
         self.answered = asyncio.Event()
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
@@ -156,9 +165,15 @@ class Gate:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.closed = True
         self._stop_listening()
-        for pair in list(self.pairs):
-            pair.abort()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+        for transport in list(self.transports):
+            if transport is not None:
+                transport.abort()
+        # Closed only when the loop has told them so; one that the loop outlives is a warning.
+        while self.transports:  # noqa: ASYNC110 - each turn of the loop closes some
+            await asyncio.sleep(0)
 
     async def listen(self) -> None:
         """Take connections (again)."""
