@@ -57,7 +57,7 @@ class Body:
 
     def __bytes__(self) -> bytes:
         """All of it; for bodies that are known to be small."""
-        return self._read(0, self._size)
+        return self.read(0, self._size)
 
     def __enter__(self) -> Self:
         return self
@@ -79,11 +79,11 @@ class Body:
     @property
     def ends_with_newline(self) -> bool:
         """Whether the last line is complete; an empty body has no last line, which is complete, too."""
-        return self._size == 0 or self._read(max(self._size - 2, 0), 2) == b"\r\n"
+        return self._size == 0 or self.read(max(self._size - 2, 0), 2) == b"\r\n"
 
     def head(self, size: int) -> bytes:
         """The first `size` octets, or fewer if there are no more."""
-        return self._read(0, min(size, self._size))
+        return self.read(0, min(size, self._size))
 
     def chunks(self, size: int) -> Iterator[bytes]:
         """Go through the body in pieces of exactly `size` octets; the last one may be shorter.
@@ -97,14 +97,20 @@ class Body:
                 yield self._data
             return
         for start in range(0, self._size, size):
-            yield self._read(start, min(size, self._size - start))
+            yield self.read(start, min(size, self._size - start))
 
     def close(self) -> None:
         """Give back the file, for every message that shares this body. May be called again."""
         if self._file is not None:
             self._file.close()
 
-    def _read(self, start: int, size: int) -> bytes:
+    def read(self, start: int, size: int) -> bytes:
+        """`size` octets from `start` on; both lie inside the body.
+
+        Raises:
+            ValueError: the body was closed.
+            OSError: the file cannot be read.
+        """
         if self._file is None:
             return self._data[start : start + size]
         data = os.pread(self._file.fileno(), size, start)
