@@ -39,7 +39,14 @@ from milterchain.milter.messages import (
     ReplaceBody,
 )
 
-__all__ = ["EditedEnvelope", "EditedMessage", "HeaderIndex", "apply_edits", "apply_envelope_edits"]
+__all__ = [
+    "EditedEnvelope",
+    "EditedMessage",
+    "HeaderIndex",
+    "apply_edits",
+    "apply_envelope_edits",
+    "new_body",
+]
 
 HeaderIndex: TypeAlias = Literal["postfix", "sendmail"]
 
@@ -110,7 +117,7 @@ def apply_edits(
             edited = edited.with_headers(headers)
     chunks = [edit.chunk for edit in edits if isinstance(edit, ReplaceBody)]
     if chunks:
-        edited = edited.with_body(_new_body(chunks, spool))
+        edited = edited.with_body(new_body(chunks, spool))
     return EditedMessage(edited, tuple(warnings))
 
 
@@ -199,7 +206,16 @@ class _HeaderTable:
             self._order.remove(slot)
 
 
-def _new_body(chunks: Iterable[bytes], spool: SpoolSettings | None) -> Body:
+def new_body(chunks: Iterable[bytes], spool: SpoolSettings | None = None) -> Body:
+    """A body from what a milter gives as one: with CRLF line ends, the last line complete.
+
+    Args:
+        chunks: pieces, cut anywhere.
+        spool: where it goes if it is large. It is the caller's to close.
+
+    Raises:
+        OSError: it cannot be written to its file.
+    """
     canonicaliser = Canonicaliser()
     writer = BodyWriter(spool)
     for chunk in chunks:
