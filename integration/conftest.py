@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from integration.services.names import start_names
-from integration.services.packages import ALL, require
+from integration.services.packages import ALL, ASIDE, require
 from integration.services.process import Run
 
 FAILED = pytest.StashKey[bool]()
@@ -27,7 +27,7 @@ def pytest_runtest_makereport(
 
 
 def pytest_sessionstart() -> None:
-    require(ALL)
+    require({**ALL, **ASIDE})
     # Whoever ends the tests wants the servers to end too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 

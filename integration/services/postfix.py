@@ -184,6 +184,7 @@ def start_postfix(
     hostname: str = "mx.example.test",
     settings: Mapping[str, str] | None = None,
     smtpd_options: Sequence[str] = (),
+    files: Mapping[str, str] | None = None,
 ) -> Postfix:
     """Configure and start an instance.
 
@@ -195,6 +196,7 @@ def start_postfix(
         hostname: its own name, in the greeting and in Received.
         settings: more lines for main.cf.
         smtpd_options: `name=value` for the smtpd line of master.cf.
+        files: more files for the configuration directory, paths relative to it.
     """
     config = run.place(name)
     data = run.place(f"{name}-data", "postfix")
@@ -203,6 +205,9 @@ def start_postfix(
     sink_host, _, sink_port = relay_to.rpartition(":")
     refusals = config / "refusals"
     refusals.write_text(REFUSALS)
+    for path, file_text in (files or {}).items():
+        (config / path).parent.mkdir(exist_ok=True)
+        (config / path).write_text(file_text)
     text = MAIN.format(
         queue=queue,
         data=data,
@@ -213,8 +218,10 @@ def start_postfix(
         refusals=refusals,
     )
     extra = {"smtpd_milters": " ".join(milters), **(settings or {})}
+    # Postfix warns of a setting that is there twice.
+    lines = [line for line in text.splitlines(keepends=True) if line.partition(" = ")[0] not in extra]
     main = config / "main.cf"
-    main.write_text(text + "".join(f"{key} = {value}\n" for key, value in extra.items()))
+    main.write_text("".join([*lines, *(f"{key} = {value}\n" for key, value in extra.items())]))
     options = "".join(f"\n    -o {option}" for option in smtpd_options)
     (config / "master.cf").write_text(MASTER.format(port=port, options=options))
     _age(config)

@@ -1,0 +1,54 @@
+"""Certificates of one run: an authority, the server's certificate, and one of a client."""
+
+import ssl
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from integration.services.process import Run
+
+DAYS = "2"
+CLIENT_NAME = "client.example.test"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """Files in PEM.
+
+    Attributes:
+        directory: `authority.pem`, `server.pem`, `server.key`, `client.pem` and `client.key` are in it.
+    """
+
+    directory: Path
+
+    def context(self, *, client: bool = False) -> ssl.SSLContext:
+        """What an SMTP client needs; with `client` it shows a certificate."""
+        context = ssl.create_default_context(cafile=self.directory / "authority.pem")
+        context.check_hostname = False
+        if client:
+            context.load_cert_chain(self.directory / "client.pem", self.directory / "client.key")
+        return context
+
+
+def make_certificates(run: Run, hostname: str = "mx.example.test") -> Certificates:
+    """Make an authority that signs one certificate for a server and one for a client."""
+    place = run.place("tls")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(("openssl", *arguments), check=True, capture_output=True, cwd=place)
+
+    subject = "/O=Example/CN=Example authority"
+    openssl(
+        *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", DAYS, "-subj", subject),
+        *("-keyout", "authority.key", "-out", "authority.pem"),
+    )
+    for name, common_name in (("server", hostname), ("client", CLIENT_NAME)):
+        openssl(
+            *("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/O=Example/CN={common_name}"),
+            *("-keyout", f"{name}.key", "-out", f"{name}.csr"),
+        )
+        openssl(
+            *("x509", "-req", "-in", f"{name}.csr", "-days", DAYS, "-CAcreateserial"),
+            *("-CA", "authority.pem", "-CAkey", "authority.key", "-out", f"{name}.pem"),
+        )
+    return Certificates(place)
