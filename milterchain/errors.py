@@ -9,6 +9,7 @@
      │    ├── LocalProtocolError     our side was asked to do what the protocol forbids
      │    │    ├── WrongStageError   not at this point of the session
      │    │    └── NotNegotiatedError
+     │    │         └── VersionError  the version that was agreed on is too old for it
      │    ├── RemoteProtocolError    the peer did what the protocol forbids
      │    │    ├── NotAMilterError   what answered is no milter; says what it looks like
      │    │    └── PacketTooLargeError
@@ -50,6 +51,7 @@ __all__ = [
     "RemoteProtocolError",
     "SMTPError",
     "SMTPSyntaxError",
+    "VersionError",
     "WrongStageError",
 ]
 
@@ -88,6 +90,10 @@ class WrongStageError(LocalProtocolError):
 
 class NotNegotiatedError(LocalProtocolError):
     """What was asked for had to be agreed on with the MTA when the connection was made."""
+
+
+class VersionError(NotNegotiatedError):
+    """What was asked for came with a later version of the protocol than the MTA speaks."""
 
 
 class RemoteProtocolError(MilterError):

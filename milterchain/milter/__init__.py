@@ -18,6 +18,7 @@ from milterchain.milter.endpoint import (
 )
 from milterchain.milter.filter import (
     Milter,
+    no_reply,
     reply,
 )
 from milterchain.milter.flags import (
@@ -88,6 +89,9 @@ from milterchain.milter.negotiation import (
 from milterchain.milter.server import (
     Listener,
     MilterServer,
+)
+from milterchain.milter.server_options import (
+    NegotiationOptions,
     ServerOptions,
 )
 from milterchain.milter.state import (
@@ -139,6 +143,7 @@ __all__ = [
     "Modification",
     "Modifier",
     "Negotiated",
+    "NegotiationOptions",
     "Offer",
     "OptNeg",
     "Progress",
@@ -164,6 +169,7 @@ __all__ = [
     "decode_command",
     "decode_response",
     "negotiate_as_mta",
+    "no_reply",
     "parse_endpoint",
     "reply",
 ]

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 from milterchain.errors import LocalProtocolError
 from milterchain.milter.flags import Action, Command, Family, Protocol, Stage
 from milterchain.milter.payloads import U32, Chunk, Empty, OneString, check_strings, split_strings, split_u32
+from milterchain.milter.readable import Readable
 
 __all__ = [
     "Abort",
@@ -30,11 +31,12 @@ __all__ = [
 _OPTNEG = struct.Struct("!III")
 _U16 = struct.Struct("!H")
 _STAGES: Mapping[int, Stage] = {stage.value: stage for stage in Stage}
+_STAGE_NAMES: Mapping[int, str] = {command.value: command.name.lower() for command in Command}
 _FAMILIES: Mapping[int, Family] = {family.value: family for family in Family}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptNeg:
+class OptNeg(Readable):
     """Option negotiation, the first packet of both sides.
 
     Attributes:
@@ -78,7 +80,7 @@ class OptNeg:
 
 
 @dataclass(frozen=True, slots=True)
-class Macros:
+class Macros(Readable):
     """Macro definitions for the command that follows (`stage` is that command's code).
 
     Names stand as they travel: one letter bare, longer ones in braces.
@@ -99,6 +101,10 @@ class Macros:
             parts += (name, b"\0", value, b"\0")
         return b"".join(parts)
 
+    def _readable(self) -> Mapping[str, object]:
+        stage = _STAGE_NAMES.get(self.stage, self.stage)
+        return {"stage": stage, **{name.decode("utf-8", "backslashreplace"): v for name, v in self.values}}
+
     @classmethod
     def decode(cls, payload: bytes) -> Self:
         """Read a payload. Unknown stages (Sendmail and Postfix differ) are no error."""
@@ -113,7 +119,7 @@ class Macros:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Connect:
+class Connect(Readable):
     """A client connected.
 
     Attributes:
@@ -168,7 +174,7 @@ class Helo(OneString):
 
 
 @dataclass(frozen=True, slots=True)
-class _Address:
+class _Address(Readable):
     """An address as typed, with the ESMTP arguments that followed it, each as typed."""
 
     address: bytes
@@ -210,7 +216,7 @@ class Data(Empty):
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class Header(Readable):
     """One header; folds in `value` are LF and the white space that followed."""
 
     code: ClassVar[Command] = Command.HEADER

@@ -10,55 +10,74 @@ What is not overridden is declined when the connection is negotiated, so that th
 `MilterServer` makes one object for each SMTP session and calls its methods one after the other.
 """
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import ClassVar, ParamSpec
 
 from milterchain.milter.flags import Action, Command, Protocol, Stage
 from milterchain.milter.macros import MacroStore
-from milterchain.milter.messages import Connect, OptNeg, Reply, ReplyCode
+from milterchain.milter.messages import Connect, Reply, ReplyCode
 from milterchain.milter.modifier import Modifier
-from milterchain.milter.negotiation import DECLINE, Negotiated, answer_as_milter
+from milterchain.milter.negotiation import DECLINE, NO_REPLY, Negotiated
+from milterchain.milter.reply_text import reply_text
 
-__all__ = ["MAX_LINE", "MAX_LINES", "Milter", "reply"]
+__all__ = ["Milter", "derived_protocol", "no_reply", "reply"]
 
-MAX_LINE = 980
-"""Bytes of one line of a reply's text (libmilter, MAXREPLYLEN)."""
-MAX_LINES = 32
-"""Lines of a reply's text (libmilter, MAXREPLIES)."""
+_P = ParamSpec("_P")
 
-_STATUS = re.compile(r"([245])\.\d{1,3}\.\d{1,3}")
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_MARK = "_milter_no_reply"
+_METHODS: Mapping[str, Command] = {
+    "connect": Command.CONNECT,
+    "helo": Command.HELO,
+    "mail": Command.MAIL,
+    "rcpt": Command.RCPT,
+    "data": Command.DATA,
+    "header": Command.HEADER,
+    "end_of_headers": Command.END_OF_HEADERS,
+    "body": Command.BODY,
+    "unknown": Command.UNKNOWN,
+}
+"""The methods that an MTA can be told not to call, or not to wait for."""
 
 
-def reply(code: int, status: str, *lines: str | bytes) -> ReplyCode:
+def reply(code: int, status: str | None, *lines: str | bytes) -> ReplyCode:
     """A refusal with a text of the filter's own: `reply(550, "5.7.1", "We do not want this")`.
+
+    The text may come from anywhere: line ends in it begin a new line of the reply, other control characters
+    become `?`, long lines are folded (`reply_text.MAX_LINE`), and `%` needs no doubling.
 
     Args:
         code: 400 to 599. Most MTAs close the SMTP connection after 421.
-        status: the enhanced status code (RFC 3463); its class is that of the code.
-        lines: the text; `%` needs no doubling here.
+        status: the enhanced status code (RFC 3463), which is put on each line; its class is that of the
+            code. None for a reply without one.
+        lines: the text; str travels as UTF-8.
 
     Raises:
-        ValueError: code, status and lines make no reply that an MTA would take.
+        ValueError: code and status make no reply that an MTA would take, or the text has too many lines
+            (`reply_text.MAX_LINES`).
     """
-    if not 400 <= code <= 599:
-        raise ValueError(f"{code} is no refusal: 400 to 599 are")
-    found = _STATUS.fullmatch(status)
-    if found is None or found[1] != str(code)[0]:
-        raise ValueError(f"{status!r} is no enhanced status code for {code}")
-    texts = [line.encode() if isinstance(line, str) else line for line in lines] or [b""]
-    if len(texts) > MAX_LINES:
-        raise ValueError(f"{len(texts)} lines, {MAX_LINES} are the most")
-    for text in texts:
-        if _CONTROL.search(text):
-            raise ValueError(f"control character in {text!r}")
-        if len(text) > MAX_LINE:
-            raise ValueError(f"line of {len(text)} bytes, {MAX_LINE} are the most")
-    # MTAs read the text as a format: %% is a percent sign (smfi_setreply).
-    tails = [b"%b %b" % (status.encode(), text.replace(b"%", b"%%")) for text in texts]
-    *firsts, last = (tail.rstrip() for tail in tails)
-    return ReplyCode(b"".join([*(b"%d-%b\r\n" % (code, tail) for tail in firsts), b"%d %b" % (code, last)]))
+    return ReplyCode(reply_text(code, status, *lines))
+
+
+def no_reply(method: Callable[_P, Awaitable[None]]) -> Callable[_P, Awaitable[None]]:
+    """Mark a method of a filter that never has a verdict, so that the MTA does not wait for it.
+
+    ::
+
+        @no_reply
+        async def header(self, name: bytes, value: bytes) -> None:
+            self.headers.append((name, value))
+
+    MTAs that do not know how to go on without a reply get one all the same. There is always a reply to the
+    end of a message.
+
+    Raises:
+        ValueError: no MTA can be told not to wait for this method.
+    """
+    name = getattr(method, "__name__", "?")
+    if name not in _METHODS:
+        raise ValueError(f"{name} is none of {', '.join(_METHODS)}")
+    setattr(method, _MARK, True)
+    return method
 
 
 class Milter:
@@ -67,41 +86,53 @@ class Milter:
     Each method may answer with a reply: `Accept()`, `Reject()`, `TempFail()`, `Discard()`, `Skip()`,
     `Shutdown()`, `Continue()` of `milterchain.milter.messages`, or `reply(…)`; None is `Continue()`. If a
     method raises or takes too long, the MTA is told to try again later (`TempFail()`), and the failure is
-    logged.
+    logged. If the MTA leaves while it waits for a method, that method is cancelled, then `abort` and `close`
+    are called.
 
     A verdict that is returned where the MTA does not listen (NO_REPLY_* was negotiated) is kept and given at
     the next event that has a reply; no method is called in between.
 
-    Class attributes, what to negotiate:
-        actions: what `end_of_message` may do to messages. An MTA that does not offer all of it is refused.
-        protocol: wishes beyond the events: `Protocol.NO_REPLY_HEADER`, `Protocol.LEADING_SPACE`, …; those
+    Class attributes, what to negotiate (`NegotiationOptions` of the server wins):
+        actions: what `end_of_message` must be able to do to messages. An MTA that does not offer all of it
+            is refused.
+        optional_actions: what it would do besides if the MTA allows it; look at `negotiated.actions`.
+        protocol: wishes beyond the events: `Protocol.LEADING_SPACE`, `Protocol.RCPT_REJECTED`, …; those
             that the MTA does not know are dropped. Do not list NO_* bits: they follow from the methods.
         wanted_macros: for each stage the names of macros to ask for, instead of what MTAs send by default.
 
     Attributes:
         negotiated: what was agreed on; set before the first event.
         macros: the macros in force: `self.macros.get(b"i")`.
+        modifier: what can be done now: more time can be asked for always, changes are possible only while
+            `end_of_message` runs, which gets the same object.
     """
 
     actions: ClassVar[Action] = Action(0)
+    optional_actions: ClassVar[Action] = Action(0)
     protocol: ClassVar[Protocol] = Protocol(0)
     wanted_macros: ClassVar[Mapping[Stage, Sequence[bytes]]] = {}
 
     negotiated: Negotiated
     macros: MacroStore
+    modifier: Modifier
 
-    def negotiate(self, offer: OptNeg) -> OptNeg:
-        """Answer the MTA's offer; override to decide by what it offers.
+    async def progress(self) -> None:
+        """Tell the MTA that this filter still works on what was sent last; its timer starts again.
+
+        May be called at any time, also from another task; where the MTA does not wait it does nothing.
+        Sendmail knows it only at the end of a message and would take the filter for broken elsewhere, so it
+        is not told there, if it can be recognised: ask for the macro `v` at `Stage.CONNECT`.
 
         Raises:
-            NegotiationError: this filter cannot work with that MTA.
+            MilterClosedError: the MTA is gone.
         """
-        return answer_as_milter(
-            offer,
-            actions=self.actions,
-            protocol=self.protocol | declined_by(type(self)) | Protocol.SKIP,
-            macros=self.wanted_macros,
-        )
+        await self.modifier.progress()
+
+    async def new_connection(self) -> None:
+        """The object was made for an SMTP session, and options are agreed on: get ready.
+
+        Called once, before any event. If it raises, the connection is closed.
+        """
 
     async def connect(self, client: Connect) -> Reply | None:
         """A client connected to the MTA; a verdict is for the whole session."""
@@ -143,23 +174,17 @@ class Milter:
         """The session is over, however it ended; called exactly once."""
 
 
-_METHODS: Mapping[Command, str] = {
-    Command.CONNECT: "connect",
-    Command.HELO: "helo",
-    Command.MAIL: "mail",
-    Command.RCPT: "rcpt",
-    Command.DATA: "data",
-    Command.HEADER: "header",
-    Command.END_OF_HEADERS: "end_of_headers",
-    Command.BODY: "body",
-    Command.UNKNOWN: "unknown",
-}
+def derived_protocol(kind: type[Milter]) -> Protocol:
+    """The bits that follow from a filter's methods.
 
-
-def declined_by(kind: type[Milter]) -> Protocol:
-    """The NO_* bits of a filter class: the events whose methods it did not override."""
-    declined = Protocol(0)
-    for command, name in _METHODS.items():
-        if getattr(kind, name) is getattr(Milter, name):
-            declined |= DECLINE[command]
-    return declined
+    NO_* for those that it does not override, NO_REPLY_* for those that are marked by `no_reply`, and SKIP,
+    which the server always can make use of.
+    """
+    bits = Protocol.SKIP
+    for name, command in _METHODS.items():
+        method = getattr(kind, name)
+        if method is getattr(Milter, name):
+            bits |= DECLINE[command]
+        elif getattr(method, _MARK, False):
+            bits |= NO_REPLY[command]
+    return bits

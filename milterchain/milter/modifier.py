@@ -4,11 +4,13 @@ Edits are collected and leave together with the filter's reply, in one write whe
 that writes them one by one costs 40 ms on TCP (Nagle's algorithm meets the MTA's delayed acknowledgement).
 """
 
+import enum
 import re
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from contextlib import aclosing
+from typing import Protocol, TypeAlias
 
-from milterchain.errors import LocalProtocolError, NotNegotiatedError, WrongStageError
+from milterchain.errors import LocalProtocolError, NotNegotiatedError, VersionError, WrongStageError
 from milterchain.milter.flags import Action
 from milterchain.milter.messages import (
     AddHeader,
@@ -18,13 +20,12 @@ from milterchain.milter.messages import (
     DeleteRecipient,
     InsertHeader,
     Modification,
-    Progress,
     Quarantine,
     ReplaceBody,
 )
-from milterchain.milter.negotiation import Negotiated
+from milterchain.milter.negotiation import ACTION_SINCE, Negotiated
 
-__all__ = ["Modifier", "Sink"]
+__all__ = ["BinaryReader", "BodySource", "Modifier", "Sink"]
 
 _NAME = re.compile(rb"[!-9;-~]+")
 """A header's name: printable ASCII without the colon (RFC 5322 2.2)."""
@@ -34,36 +35,55 @@ _LINE_END = re.compile(rb"\r\n?")
 class Sink(Protocol):
     """Where a modifier sends to."""
 
-    async def emit(self, message: Modification | Quarantine | Progress) -> None:
+    async def emit(self, message: Modification | Quarantine) -> None:
         """Send, at once or with what follows; wait while too much is on its way."""
 
-    async def flush(self) -> None:
-        """Send at once what was held back."""
+    async def progress(self) -> None:
+        """Tell the MTA at once that there will be a reply, if it waits for one."""
+
+
+class BinaryReader(Protocol):
+    """A binary file."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to so many bytes; none at the end."""
+
+
+BodySource: TypeAlias = bytes | bytearray | memoryview | BinaryReader | Iterable[bytes] | AsyncIterable[bytes]
+"""Where a new body comes from."""
 
 
 class Modifier:
-    """Changes one message while `Milter.end_of_message` runs.
+    """Changes one message while `Milter.end_of_message` runs; read-only at other times.
 
     Header values take LF (or CRLF) between lines. They are written after the colon and one space, unless
     LEADING_SPACE was negotiated: then they are everything after the colon. What changes nothing if the filter
     refuses the message in the end, or fails.
 
-    Every method raises:
-        WrongStageError: the end of the message is over.
-        NotNegotiatedError: the filter's `actions` lack what this needs.
+    Every method but `progress` raises:
+        WrongStageError: this is not the end of the message.
+        NotNegotiatedError: what was negotiated lacks what this needs: the filter's `actions` do.
+        VersionError: the protocol version that was agreed on does not have this.
         LocalProtocolError: an argument that cannot travel, such as a NUL or a header name with a colon.
         MilterClosedError: the MTA is gone.
+
+    Args:
+        sink: where changes go.
+        negotiated: what is allowed.
+        writable: whether this is the end of a message.
     """
 
-    __slots__ = ("_negotiated", "_sink")
+    __slots__ = ("_body", "_negotiated", "_sink", "_writable")
 
-    def __init__(self, sink: Sink, negotiated: Negotiated) -> None:
-        self._sink: Sink | None = sink
+    def __init__(self, sink: Sink, negotiated: Negotiated, *, writable: bool = True) -> None:
+        self._sink = sink
         self._negotiated = negotiated
+        self._writable = writable
+        self._body = _Body.OLD
 
     def expire(self) -> None:
         """The end of the message is over (called by the server)."""
-        self._sink = None
+        self._writable = False
 
     async def add_header(self, name: bytes, value: bytes) -> None:
         """Add a header after all others."""
@@ -97,38 +117,91 @@ class Modifier:
         """Remove an envelope recipient, named as the client named it."""
         await self._emit(DeleteRecipient(address), Action.DELETE_RECIPIENT)
 
-    async def replace_body(self, content: bytes | Iterable[bytes]) -> None:
-        """Replace the whole body. Called again, it appends to the new one."""
-        size = self._negotiated.max_data
-        empty = True
-        for piece in (content,) if isinstance(content, bytes) else content:
-            for start in range(0, len(piece), size):
-                await self._emit(ReplaceBody(piece[start : start + size]), Action.CHANGE_BODY)
-                empty = False
-        if empty:
-            await self._emit(ReplaceBody(b""), Action.CHANGE_BODY)
+    async def replace_body(self, content: BodySource) -> None:
+        """Replace the whole body. Called again, it appends to the new one.
+
+        Nothing is done to line ends: bodies travel with CRLF. The new body goes out in as few packets as the
+        negotiated size allows, and is never in memory as a whole. Do nothing else between two calls: Postfix
+        refuses a body that comes with other changes in between.
+
+        Args:
+            content: bytes; a file, of which everything from its position on is read (without a thread: it
+                should be a local one); or an iterator of pieces, asynchronous or not.
+        """
+        self._check(ReplaceBody, Action.CHANGE_BODY)
+        if self._body is _Body.ENDED:
+            raise LocalProtocolError("other changes came after the new body began: it must come in one go")
+        async with aclosing(_chunks(content, self._negotiated.max_data)) as chunks:
+            async for chunk in chunks:
+                await self._emit(ReplaceBody(chunk), Action.CHANGE_BODY)
+                self._body = _Body.NEW
 
     async def quarantine(self, reason: bytes) -> None:
         """Have the message held, if it is accepted in the end."""
         await self._emit(Quarantine(reason), Action.QUARANTINE)
 
     async def progress(self) -> None:
-        """Tell the MTA that this filter still works on it; its timer starts again."""
-        await self._emit(Progress(), Action(0))
-        await self._target().flush()
+        """Tell the MTA that this filter still works; see `Milter.progress`."""
+        await self._sink.progress()
 
-    def _target(self) -> Sink:
-        if self._sink is None:
+    def _check(self, kind: type[Modification | Quarantine], need: Action) -> None:
+        if not self._writable:
             raise WrongStageError("a message can be changed only while end_of_message runs")
-        return self._sink
-
-    async def _emit(self, message: Modification | Quarantine | Progress, need: Action) -> None:
-        sink = self._target()
-        if need & ~self._negotiated.actions:
-            raise NotNegotiatedError(
-                f"{type(message).__name__} needs Action.{need.name}; add it to the filter's `actions`"
+        negotiated = self._negotiated
+        since = ACTION_SINCE.get(need, 0)
+        if negotiated.version < since:
+            raise VersionError(
+                f"{kind.__name__} needs version {since} of the protocol, the MTA speaks {negotiated.version}"
             )
-        await sink.emit(message)
+        if need & ~negotiated.actions:
+            raise NotNegotiatedError(
+                f"{kind.__name__} needs Action.{need.name}; add it to the filter's `actions`"
+            )
+
+    async def _emit(self, message: Modification | Quarantine, need: Action) -> None:
+        self._check(type(message), need)
+        if self._body is _Body.NEW and not isinstance(message, ReplaceBody):
+            self._body = _Body.ENDED
+        await self._sink.emit(message)
+
+
+class _Body(enum.Enum):
+    """How far a new body has come."""
+
+    OLD = enum.auto()
+    NEW = enum.auto()
+    ENDED = enum.auto()
+
+
+async def _chunks(content: BodySource, size: int) -> AsyncGenerator[bytes, None]:
+    """Pieces of exactly `size` bytes, and the rest; one empty piece of nothing."""
+    buffer = bytearray()
+    empty = True
+    async with aclosing(_pieces(content, size)) as pieces:
+        async for piece in pieces:
+            buffer += piece
+            start = 0
+            while len(buffer) - start >= size:
+                yield bytes(buffer[start : start + size])
+                start += size
+                empty = False
+            del buffer[:start]
+    if buffer or empty:
+        yield bytes(buffer)
+
+
+async def _pieces(content: BodySource, size: int) -> AsyncGenerator[bytes | bytearray | memoryview, None]:
+    if isinstance(content, bytes | bytearray | memoryview):
+        yield content
+    elif isinstance(content, AsyncIterable):
+        async for piece in content:
+            yield piece
+    elif hasattr(content, "read"):
+        while piece := content.read(size):
+            yield piece
+    else:
+        for piece in content:
+            yield piece
 
 
 def _name(name: bytes) -> bytes:

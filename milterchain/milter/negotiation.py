@@ -23,6 +23,7 @@ from milterchain.milter.flags import (
 from milterchain.milter.messages import OptNeg
 
 __all__ = [
+    "ACTION_SINCE",
     "DECLINE",
     "MAX_VERSION",
     "MIN_VERSION",
@@ -71,6 +72,11 @@ NO_REPLY: Mapping[Command, Protocol] = MappingProxyType(
 SINCE: Mapping[Command, int] = MappingProxyType({Command.UNKNOWN: 3, Command.DATA: 4})
 """The version that brought a command, where it was not there from the start."""
 
+ACTION_SINCE: Mapping[Action, int] = MappingProxyType(
+    {Action.CHANGE_SENDER: 6, Action.ADD_RECIPIENT_PAR: 6, Action.SET_MACRO_LIST: 6}
+)
+"""The version that brought an action (mfdef.h: SMFI_V2_ACTS has the others)."""
+
 _REPLIED = frozenset({*NO_REPLY, Command.END_OF_MESSAGE})
 _CONTENT = frozenset({Command.HEADER, Command.END_OF_HEADERS, Command.BODY})
 
@@ -90,6 +96,7 @@ _ORDINARY = 1024
 """How many answers are remembered, and of how many bytes the longest: one for each filter in practice."""
 
 _NOTHING = Protocol(0)
+_NO_ACTION = Action(0)
 _SIZES = ((Protocol.DATA_SIZE_1M, DATA_SIZE_1M), (Protocol.DATA_SIZE_256K, DATA_SIZE_256K))
 _SIZE_BITS = Protocol.DATA_SIZE_256K | Protocol.DATA_SIZE_1M
 
@@ -243,34 +250,45 @@ def answer_as_milter(
     offer: OptNeg,
     *,
     actions: Action = ALL_ACTIONS,
+    optional: Action = _NO_ACTION,
     protocol: Protocol = _NOTHING,
     macros: Mapping[int, Iterable[bytes]] | Mapping[Stage, Iterable[bytes]] = MappingProxyType({}),
+    min_version: int = MIN_VERSION,
+    max_version: int = MAX_VERSION,
+    max_data: int = DATA_SIZE_64K,
 ) -> OptNeg:
     """Answer an MTA's offer.
 
     Args:
         offer: what the MTA sent.
         actions: what the milter needs; all must have been offered.
-        protocol: what the milter would rather not get or not answer; what was not offered is left out.
+        optional: what the milter would use besides, as far as it was offered.
+        protocol: what the milter would rather not get or not answer; what was not offered, or what the
+            version does not know, is left out.
         macros: what the milter asks for at each stage, sent only to an MTA that takes such lists.
+        min_version: the oldest that the milter speaks.
+        max_version: the newest that the milter speaks; an MTA that offers more gets this.
+        max_data: the longest payload in bytes that the milter would send and take; the largest size up to
+            it that was offered is taken.
 
     Raises:
-        NegotiationError: the MTA is older than version 2, or lacks an action.
+        NegotiationError: the MTA is too old, or lacks an action.
     """
-    if offer.version < MIN_VERSION:
-        raise NegotiationError(f"the MTA offers version {offer.version}, {MIN_VERSION} is the oldest")
+    if offer.version < min_version:
+        raise NegotiationError(f"the MTA offers version {offer.version}, {min_version} is the oldest")
     lists = {stage: tuple(names) for stage, names in macros.items()} if _takes_lists(offer) else {}
+    actions |= optional & offer.actions
     if lists:
         actions |= Action.SET_MACRO_LIST
     missing = int(actions) & ~int(offer.actions)
     if missing:
         raise NegotiationError(f"the MTA does not offer actions {missing:#x} (only {int(offer.actions):#x})")
-    return OptNeg(
-        version=min(offer.version, MAX_VERSION),
-        actions=actions,
-        protocol=protocol & offer.protocol,
-        macros=lists,
-    )
+    version = min(offer.version, max_version)
+    known = _BITS[version]
+    if version >= 6:
+        known |= _SIZE_BITS
+        protocol |= next((bit for bit, size in _SIZES if size <= max_data and bit & offer.protocol), _NOTHING)
+    return OptNeg(version=version, actions=actions, protocol=protocol & offer.protocol & known, macros=lists)
 
 
 def _takes_lists(offer: OptNeg) -> bool:

@@ -4,10 +4,12 @@ Errors are `LocalProtocolError`s here, see `messages`.
 """
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from milterchain.errors import LocalProtocolError
+from milterchain.milter.readable import Readable
 
 __all__ = [
     "U32",
@@ -51,7 +53,7 @@ def split_u32(payload: bytes) -> tuple[int, bytes]:
 
 
 @dataclass(frozen=True, slots=True)
-class Empty:
+class Empty(Readable):
     """A message without payload."""
 
     def encode(self) -> bytes:
@@ -67,7 +69,7 @@ class Empty:
 
 
 @dataclass(frozen=True, slots=True)
-class OneString:
+class OneString(Readable):
     """A message with one NUL-terminated string."""
 
     text: bytes
@@ -87,7 +89,7 @@ class OneString:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Readable):
     """Raw bytes."""
 
     chunk: bytes = b""
@@ -100,3 +102,6 @@ class Chunk:
     def decode(cls, payload: bytes) -> Self:
         """Read a payload."""
         return cls(payload)
+
+    def _readable(self) -> Mapping[str, object]:
+        return {"bytes": len(self.chunk)} if self.chunk else {}

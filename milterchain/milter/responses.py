@@ -1,5 +1,6 @@
 """What a milter sends, as values that validate themselves; strings are bytes, as they travel."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -7,6 +8,8 @@ from milterchain.errors import LocalProtocolError
 from milterchain.milter.commands import Header
 from milterchain.milter.flags import Response
 from milterchain.milter.payloads import U32, Chunk, Empty, OneString, check_strings, split_strings, split_u32
+from milterchain.milter.readable import Readable
+from milterchain.milter.reply_text import reply_parts
 
 __all__ = [
     "Accept",
@@ -92,6 +95,13 @@ class ReplyCode(OneString):
 
     code: ClassVar[Response] = Response.REPLY_CODE
 
+    def _readable(self) -> Mapping[str, object]:
+        parts = reply_parts(self.text)
+        if parts is None:
+            return {"raw": self.text}
+        status = {} if parts.status is None else {"status": parts.status}
+        return {"code": parts.code, **status, "text": b"\n".join(parts.lines)}
+
 
 @dataclass(frozen=True, slots=True)
 class Progress(Empty):
@@ -106,6 +116,9 @@ class Quarantine(OneString):
 
     code: ClassVar[Response] = Response.QUARANTINE
 
+    def _readable(self) -> Mapping[str, object]:
+        return {"reason": self.text}
+
 
 @dataclass(frozen=True, slots=True)
 class AddHeader(Header):
@@ -115,7 +128,7 @@ class AddHeader(Header):
 
 
 @dataclass(frozen=True, slots=True)
-class _IndexedHeader:
+class _IndexedHeader(Readable):
     index: int
     name: bytes
     value: bytes
@@ -152,12 +165,15 @@ class ChangeHeader(_IndexedHeader):
 
 
 @dataclass(frozen=True, slots=True)
-class _AddressWithArgs:
+class _AddressWithArgs(Readable):
     address: bytes
     args: bytes = b""
 
     def __post_init__(self) -> None:
         check_strings(self.address, self.args)
+
+    def _readable(self) -> Mapping[str, object]:
+        return {"address": self.address, **({"args": self.args} if self.args else {})}
 
     @classmethod
     def decode(cls, payload: bytes) -> Self:
@@ -184,6 +200,9 @@ class DeleteRecipient(OneString):
     """Delete a recipient; `text` is its address as the client gave it."""
 
     code: ClassVar[Response] = Response.DELETE_RECIPIENT
+
+    def _readable(self) -> Mapping[str, object]:
+        return {"address": self.text}
 
 
 @dataclass(frozen=True, slots=True)

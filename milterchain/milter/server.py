@@ -6,12 +6,12 @@
     async with MilterServer(MyFilter, listeners):
         await stop.wait()
 
-`close` breaks all connections; `shutdown` first lets the messages that are open come to their end.
+`close` breaks all connections; `shutdown` first lets the SMTP sessions that are open come to their end.
 """
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -19,10 +19,13 @@ from typing import Self
 from milterchain.errors import MilterConnectError
 from milterchain.milter.endpoint import Endpoint, parse_endpoint
 from milterchain.milter.filter import Milter
-from milterchain.milter.server_session import ServerOptions, ServerSession
+from milterchain.milter.server_factory import DynamicFactory, Factory, MilterMaker
+from milterchain.milter.server_options import NegotiationOptions, ServerOptions
+from milterchain.milter.server_session import ServerSession
 from milterchain.milter.server_sockets import UnixSocketFile
+from milterchain.milter.server_streams import Reader
 
-__all__ = ["Listener", "MilterServer", "ServerOptions"]
+__all__ = ["Listener", "MilterServer"]
 
 _READ_AHEAD = 128 * 1024
 """Bytes of one connection that wait in memory, twice at most, while its filter works."""
@@ -36,19 +39,25 @@ class Listener:
     Attributes:
         endpoint: an address; port 0 lets the system choose.
         mode: the permissions of a unix socket; None leaves them to the umask.
+        owner: the user that a unix socket is to belong to, by name or number; None for that of the process.
+        group: the group that a unix socket is to belong to, likewise.
     """
 
     endpoint: str | Endpoint
     mode: int | None = None
+    owner: str | int | None = None
+    group: str | int | None = None
 
 
 class MilterServer:
     """The filter side of the milter protocol, as an async context manager.
 
     Args:
-        factory: makes a `Milter` for each SMTP session; a subclass of `Milter` is one.
+        factory: makes a `Milter` for each SMTP session; a subclass of `Milter` is one. See `dynamic` for
+            factories that decide by what was negotiated.
         listeners: where to listen; all of them, or none if one fails.
         options: limits.
+        negotiation: what to negotiate; what it does not say, the filters say.
 
     Attributes:
         endpoints: where it listens, with the ports that the system chose.
@@ -56,19 +65,49 @@ class MilterServer:
 
     def __init__(
         self,
-        factory: Callable[[], Milter],
+        factory: Factory,
         listeners: Sequence[str | Endpoint | Listener],
         *,
         options: ServerOptions | None = None,
+        negotiation: NegotiationOptions | None = None,
     ) -> None:
         self.endpoints: tuple[Endpoint, ...] = ()
-        self._factory = factory
+        self._maker = MilterMaker(negotiation or NegotiationOptions(), plain=factory)
         self._listeners = [item if isinstance(item, Listener) else Listener(item) for item in listeners]
         self._options = options or ServerOptions()
         self._servers: list[asyncio.Server] = []
         self._files: list[UnixSocketFile] = []
         self._sessions: dict[asyncio.Task[None], ServerSession] = {}
         self._closing = False
+
+    @classmethod
+    def dynamic(
+        cls,
+        factory: DynamicFactory,
+        listeners: Sequence[str | Endpoint | Listener],
+        *,
+        options: ServerOptions | None = None,
+        negotiation: NegotiationOptions | None = None,
+    ) -> Self:
+        """A server whose factory sees what was negotiated.
+
+        ::
+
+            def make(negotiated: Negotiated) -> Milter:
+                return Signer() if negotiated.leading_space else Unsupported()
+
+        What to negotiate is known before there is a filter only if the factory is a subclass of `Milter`
+        (whose constructor takes the `Negotiated`); otherwise `negotiation` says it, and what it does not say
+        is: every event, and every action that the MTA offers.
+        """
+        server = cls(Milter, listeners, options=options)
+        server._maker = MilterMaker(negotiation or NegotiationOptions(), dynamic=factory)
+        return server
+
+    @property
+    def handlers_made(self) -> int:
+        """How many filter objects were made: one for each SMTP session."""
+        return self._maker.made
 
     @property
     def connections(self) -> int:
@@ -100,7 +139,7 @@ class MilterServer:
                 endpoint = listener.endpoint
                 endpoint = parse_endpoint(endpoint) if isinstance(endpoint, str) else endpoint
                 try:
-                    endpoints.append(await self._listen(endpoint, listener.mode))
+                    endpoints.append(await self._listen(endpoint, listener))
                 except OSError as error:
                     reason = error.strerror or str(error)
                     raise MilterConnectError(f"cannot listen on {endpoint}: {reason}") from error
@@ -110,7 +149,14 @@ class MilterServer:
         self.endpoints = tuple(endpoints)
 
     async def shutdown(self, deadline: float) -> None:
-        """Listen no more, let open messages come to their end, then close; `deadline` is in seconds."""
+        """Listen no more, let SMTP sessions come to their end, then close.
+
+        Each connection is left when the MTA says QUIT or QUIT_NC, or at once if it has no SMTP session;
+        messages that are open, and others in the same session, are filtered until then.
+
+        Args:
+            deadline: seconds after which what is left is broken off, as by `close`.
+        """
         self._stop_listening()
         for session in self._sessions.values():
             session.drain()
@@ -135,28 +181,33 @@ class MilterServer:
         for file in files:
             file.remove()
 
-    async def _listen(self, endpoint: Endpoint, mode: int | None) -> Endpoint:
+    async def _listen(self, endpoint: Endpoint, listener: Listener) -> Endpoint:
         self._closing = False
+        loop = asyncio.get_running_loop()
         if endpoint.path is not None:
-            file = UnixSocketFile(endpoint.path, mode)
+            file = UnixSocketFile(endpoint.path, listener.mode, listener.owner, listener.group)
             self._files.append(file)
-            server = await asyncio.start_unix_server(
-                self._serve, sock=file.socket, limit=_READ_AHEAD, backlog=_BACKLOG
-            )
+            server = await loop.create_unix_server(self._protocol, sock=file.socket, backlog=_BACKLOG)
             self._servers.append(server)
             return endpoint
         family = socket.AF_INET6 if endpoint.family == "inet6" else socket.AF_UNSPEC
-        server = await asyncio.start_server(
-            self._serve, endpoint.host, endpoint.port, family=family, limit=_READ_AHEAD, backlog=_BACKLOG
+        server = await loop.create_server(
+            self._protocol, endpoint.host, endpoint.port, family=family, backlog=_BACKLOG
         )
         self._servers.append(server)
         return replace(endpoint, port=server.sockets[0].getsockname()[1])
+
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        loop = asyncio.get_running_loop()
+        reader = Reader(limit=_READ_AHEAD, loop=loop)
+        return asyncio.StreamReaderProtocol(reader, self._serve, loop=loop)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._closing or len(self._sessions) >= self._options.connections:
             writer.transport.abort()
             return
-        session = ServerSession(self._factory, self._options, reader, writer)
+        assert isinstance(reader, Reader)
+        session = ServerSession(self._maker, self._options, reader, writer)
         task = asyncio.current_task()
         assert task is not None
         self._sessions[task] = session

@@ -6,11 +6,9 @@ timer per connection serves all deadlines.
 """
 
 import asyncio
+import enum
 import logging
-import socket
-import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from milterchain.errors import LocalProtocolError, MilterClosedError, MilterError
@@ -31,9 +29,12 @@ from milterchain.milter.messages import (
     TempFail,
 )
 from milterchain.milter.modifier import Modifier
+from milterchain.milter.server_factory import MilterMaker
+from milterchain.milter.server_options import ServerOptions
+from milterchain.milter.server_streams import Deadline, Reader, quick_acknowledger
 from milterchain.milter.state import Role, State
 
-__all__ = ["ServerOptions", "ServerSession"]
+__all__ = ["ServerSession"]
 
 _log = logging.getLogger("milterchain.milter.server")
 
@@ -57,72 +58,20 @@ _IN_MESSAGE = {State.MAIL, State.RCPT, State.DATA, State.HEADERS, State.BODY}
 _GOING_ON = (Continue, Skip, type(None))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerOptions:
-    """Limits of a milter server.
+class _Interruption(enum.Enum):
+    """Why a method of the filter was cancelled."""
 
-    Attributes:
-        connections: how many at most; more are closed at once. Postfix opens one for each SMTP session.
-        negotiation_timeout: seconds until an MTA has offered its options, which it does at once.
-        idle_timeout: seconds that an MTA may be silent. SMTP clients may be slow, and MTAs do not say that
-            they are waiting; libmilter's default is the same.
-        handler_timeout: seconds that one event may take in the filter; Postfix waits 300 s in the content
-            stage and less elsewhere. `Modifier.progress` starts it again.
-        write_timeout: seconds that an MTA may take to read what was sent.
-        close_timeout: seconds that `Milter.abort` and `Milter.close` may take; a server that stops waits
-            for them.
-    """
-
-    connections: int = 1000
-    negotiation_timeout: float = 30
-    idle_timeout: float = 7210
-    handler_timeout: float = 300
-    write_timeout: float = 60
-    close_timeout: float = 10
-
-
-class _Deadline:
-    """One timer for many deadlines: moving it costs nothing, the timer looks again when it fires."""
-
-    __slots__ = ("_expired", "_handle", "_loop", "_when")
-
-    def __init__(self, expired: Callable[[], None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._expired = expired
-        self._when = 0.0
-        self._handle: asyncio.TimerHandle | None = None
-
-    def set(self, seconds: float) -> None:
-        self._when = self._loop.time() + seconds
-        if self._handle is not None and self._handle.when() > self._when:
-            self.stop()
-        if self._handle is None:
-            self._handle = self._loop.call_at(self._when, self._look)
-
-    def _look(self) -> None:
-        if self._loop.time() >= self._when:
-            self._handle = None
-            self._expired()
-        else:
-            self._handle = self._loop.call_at(self._when, self._look)
-
-    def stop(self) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+    OVERDUE = enum.auto()
+    LEFT = enum.auto()
 
 
 class ServerSession:
     """Serves one connection; `run` is its life."""
 
     def __init__(
-        self,
-        factory: Callable[[], Milter],
-        options: ServerOptions,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        self, maker: MilterMaker, options: ServerOptions, reader: Reader, writer: asyncio.StreamWriter
     ) -> None:
-        self._factory = factory
+        self._maker = maker
         self._options = options
         self._reader = reader
         self._writer = writer
@@ -135,28 +84,31 @@ class ServerSession:
         self._kept: Reply | None = None
         self._kept_for_session = False
         self._skipped: Command | None = None
-        self._deadline = _Deadline(self._expired)
+        self._deadline = Deadline(self._expired)
         self._task: asyncio.Task[None] | None = None
         self._busy = False
         self._calling = False
-        self._overdue = False
+        self._flushing = 0
+        self._interruption: _Interruption | None = None
         self._draining = False
         self._parting = False
-        self._acknowledge = _quick_acknowledger(writer)
+        self._acknowledge = quick_acknowledger(writer)
 
     async def run(self) -> None:
         """Serve until the connection ends, whoever ends it."""
         self._task = asyncio.current_task()
+        self._reader.on_left = self._left
         try:
             await self._converse()
         except (OSError, MilterClosedError) as error:
             _log.debug("connection lost: %s", error)
         except MilterError as error:
             _log.warning("connection closed: %s", error)
-        except Exception:  # noqa: BLE001 - the factory, or an override of negotiate
+        except Exception:  # noqa: BLE001 - the factory, or a negotiation callback
             _log.exception("connection closed: the filter could not be started")
         finally:
             self._parting = True
+            self._reader.on_left = None
             self._connection.close()
             if not self._writer.is_closing():
                 self._writer.writelines(self._output)
@@ -173,13 +125,16 @@ class ServerSession:
             self._task.cancel()
 
     def drain(self) -> None:
-        """Close as soon as no message is open: now, or after the one that is."""
+        """Close as soon as no SMTP session is served: at QUIT, at QUIT_NC, or now if none has begun.
+
+        Between the messages of a session it would be too early: the MTA would take it for a failure.
+        """
         self._draining = True
         if self._may_leave() and not self._busy:
             self._writer.close()
 
     def _may_leave(self) -> bool:
-        return self._draining and self._connection.state not in _IN_MESSAGE
+        return self._draining and self._milter is None
 
     async def _converse(self) -> None:
         connection = self._connection
@@ -205,13 +160,22 @@ class ServerSession:
 
     def _expired(self) -> None:
         """The deadline has passed: end the filter's method if one runs, else the connection."""
-        if self._calling:
-            assert self._task is not None
-            self._overdue = True
-            self._task.cancel()
+        if self._calling and not self._flushing:
+            self._interrupt(_Interruption.OVERDUE)
         else:
             _log.info("connection closed: the MTA took too long")
             self._writer.transport.abort()
+
+    def _left(self) -> None:
+        """The MTA has left: nobody waits for the filter's answer any more."""
+        if self._calling and not self._flushing and self._connection.awaited is not None:
+            self._interrupt(_Interruption.LEFT)
+
+    def _interrupt(self, reason: _Interruption) -> None:
+        assert self._task is not None
+        if self._interruption is None:
+            self._interruption = reason
+            self._task.cancel()
 
     # Events
 
@@ -222,23 +186,30 @@ class ServerSession:
         command = Command(event.code)
         self._macros.command(command)
         if isinstance(event, OptNeg):
-            milter = self._milter = self._factory()
-            await self._send(milter.negotiate(event))
-            self._introduce(milter)
+            answer, self._milter = self._maker.negotiate(event)
+            await self._send(answer)
+            await self._introduce(self._milter)
         elif command is Command.ABORT:
             await self._forget()
         elif command is Command.QUIT_NEW_CONNECTION:
             await self._part()
-            self._milter = self._factory()
-            self._introduce(self._milter)
         elif command is not Command.QUIT:
-            assert self._milter is not None
-            await self._answer(self._milter, command, event)
+            await self._answer(self._milter or await self._introduce(None), command, event)
 
-    def _introduce(self, milter: Milter) -> None:
-        assert self._connection.negotiated is not None
-        milter.negotiated = self._connection.negotiated
+    async def _introduce(self, milter: Milter | None) -> Milter:
+        """Get a filter ready for a session."""
+        negotiated = self._connection.negotiated
+        assert negotiated is not None
+        if milter is None:
+            milter = self._milter = self._maker.make(negotiated)
+        milter.negotiated = negotiated
         milter.macros = self._macros
+        milter.modifier = Modifier(self, negotiated, writable=False)
+        if type(milter).new_connection is not Milter.new_connection:
+            await self.flush()
+            if await self._call(milter.new_connection(), self._options.handler_timeout) is not None:
+                raise MilterError("the filter was not ready")
+        return milter
 
     async def _answer(self, milter: Milter, command: Command, event: Event) -> None:
         due = milter.negotiated.replies(command)
@@ -279,21 +250,28 @@ class ServerSession:
             if not isinstance(verdict, _GOING_ON):
                 return verdict
         self._skipped = None
-        modifier = Modifier(self, milter.negotiated)
+        modifier = milter.modifier = Modifier(self, milter.negotiated)
         try:
             return await self._call(milter.end_of_message(modifier), self._options.handler_timeout)
         finally:
             modifier.expire()
 
     async def _call(self, method: Awaitable[Reply | None], seconds: float) -> Reply | None:
-        """Await a method of the filter; its failures are temporary failures of the message."""
+        """Await a method of the filter; its failures are temporary failures of the message.
+
+        Raises:
+            MilterClosedError: the MTA left while it ran.
+        """
         self._deadline.set(seconds)
         self._calling = True
         try:
             return await method
         except asyncio.CancelledError:
-            if not self._overdue or self._uncancel():
+            reason = self._interruption
+            if reason is None or self._uncancel():
                 raise
+            if reason is _Interruption.LEFT:
+                raise MilterClosedError("the MTA left while the filter worked") from None
             _log.error("the filter took more than %s s", seconds)
         except MilterClosedError as error:
             _log.debug("the MTA left at the end of a message: %s", error)
@@ -301,14 +279,14 @@ class ServerSession:
             _log.exception("the filter failed")
         finally:
             self._calling = False
-            if self._overdue:
+            if self._interruption is not None:
                 self._uncancel()
         return TempFail()
 
     def _uncancel(self) -> bool:
-        """Take back the deadline's cancellation; whether there are others."""
+        """Take back our own cancellation; whether there are others."""
         assert self._task is not None
-        self._overdue = False
+        self._interruption = None
         return self._task.uncancel() > 0
 
     async def _forget(self) -> None:
@@ -335,28 +313,47 @@ class ServerSession:
 
     # Output
 
-    async def emit(self, message: Modification | Quarantine | Progress) -> None:
+    async def emit(self, message: Modification | Quarantine) -> None:
         """Send what is not final, with what follows it."""
         self._check()
         await self._send(message)
+
+    async def progress(self) -> None:
+        """Write at once that there will be a reply, with what was held back."""
+        if self._calling and not self._flushing:
+            self._deadline.set(self._options.handler_timeout)
+        awaited = self._connection.awaited
+        if awaited is None:
+            return
+        if self._reader.left:
+            raise MilterClosedError("the MTA left while the filter worked")
+        self._check()
+        if awaited != Command.END_OF_MESSAGE and (self._macros.get(b"v") or b"")[:1].isdigit():
+            return  # Sendmail ("8.17.1"): milter.c reads SMFIR_PROGRESS only there
+        if self._writer.transport.get_write_buffer_size() < _HELD_BACK:  # else nobody reads it
+            self._output.append(self._connection.send(Progress()))
+            self._write()
 
     async def flush(self) -> None:
         """Write what was held back."""
         if not self._output:
             return
         self._check()
-        self._writer.write(b"".join(self._output))
-        self._output.clear()
-        self._held = 0
-        calling, self._calling = self._calling, False
+        self._write()
+        self._flushing += 1
         self._deadline.set(self._options.write_timeout)
         try:
             await self._writer.drain()
         except OSError as error:
             raise MilterClosedError(f"the MTA closed the connection: {error}") from error
         finally:
-            self._calling = calling
+            self._flushing -= 1
         self._deadline.set(self._options.handler_timeout)
+
+    def _write(self) -> None:
+        self._writer.write(b"".join(self._output))
+        self._output.clear()
+        self._held = 0
 
     def _check(self) -> None:
         # uvloop's transports raise RuntimeError when they are written to after the connection is lost.
@@ -383,14 +380,3 @@ class ServerSession:
         self._held += len(data)
         if self._held > _HELD_BACK:
             await self.flush()
-
-
-def _quick_acknowledger(writer: asyncio.StreamWriter) -> Callable[[], None]:
-    """What acknowledges at once what is read next, for MTAs that write macros and command in two pieces.
-
-    Linux forgets the option after a while, so it is set before each read.
-    """
-    raw: socket.socket | None = writer.get_extra_info("socket")
-    if sys.platform != "linux" or raw is None or raw.family == socket.AF_UNIX:
-        return lambda: None
-    return lambda: raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

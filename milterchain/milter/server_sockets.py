@@ -2,8 +2,12 @@
 
 import contextlib
 import errno
+import grp
+import os
+import pwd
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 __all__ = ["UnixSocketFile"]
@@ -17,6 +21,8 @@ class UnixSocketFile:
     Args:
         path: where.
         mode: the permissions; None leaves them to the umask.
+        owner: the user, by name or number; None leaves it to the system.
+        group: the group, likewise.
 
     Attributes:
         socket: bound, not yet listening: nobody can connect before the permissions are right.
@@ -25,18 +31,33 @@ class UnixSocketFile:
         OSError: the system refuses, a server listens there, or the file is no socket.
     """
 
-    def __init__(self, path: str, mode: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        mode: int | None = None,
+        owner: str | int | None = None,
+        group: str | int | None = None,
+    ) -> None:
         self._path = Path(path)
         self._make_way()
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self.socket.bind(path)
+            self._own(owner, group)
             if mode is not None:
                 self._path.chmod(mode)
             self._inode = self._path.stat().st_ino
         except BaseException:
             self.socket.close()
             raise
+
+    def _own(self, owner: str | int | None, group: str | int | None) -> None:
+        if owner is None and group is None:
+            return
+        try:
+            os.chown(self._path, _number(owner, _user), _number(group, _group))
+        except KeyError as error:
+            raise OSError(errno.EINVAL, f"no such user or group: {error.args[0]}", str(self._path)) from error
 
     def _make_way(self) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -54,3 +75,20 @@ class UnixSocketFile:
         with contextlib.suppress(FileNotFoundError):
             if self._path.stat().st_ino == self._inode:
                 self._path.unlink()
+
+
+def _user(name: str) -> int:
+    return pwd.getpwnam(name).pw_uid
+
+
+def _group(name: str) -> int:
+    return grp.getgrnam(name).gr_gid
+
+
+def _number(name: str | int | None, find: Callable[[str], int]) -> int:
+    """A user's or group's number; -1 changes nothing (chown)."""
+    if name is None:
+        return -1
+    if isinstance(name, int) or (name.isascii() and name.isdigit()):
+        return int(name)
+    return find(name)

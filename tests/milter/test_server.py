@@ -51,7 +51,8 @@ from milterchain.milter.messages import (
     TempFail,
     Unknown,
 )
-from milterchain.milter.server import Listener, MilterServer, ServerOptions
+from milterchain.milter.server import Listener, MilterServer
+from milterchain.milter.server_options import ServerOptions
 from milterchain.testing import RawMta
 
 ANY_PORT = Endpoint(host="127.0.0.1", port=0)
@@ -559,7 +560,7 @@ class TestModifier:
 
     async def test_pieces_of_a_body(self):
         sent, errors = await self.at_end(lambda modifier: modifier.replace_body([b"a", b"b" * 70000]))
-        assert sent == [ReplaceBody(b"a"), ReplaceBody(b"b" * 65535), ReplaceBody(b"b" * 4465), Accept()]
+        assert sent == [ReplaceBody(b"a" + b"b" * 65534), ReplaceBody(b"b" * 4466), Accept()]
         assert not errors
 
     async def test_an_empty_body(self):
@@ -615,8 +616,6 @@ class TestModifier:
         await self.at_end(keep)
         with pytest.raises(WrongStageError):
             await kept[0].add_header(b"X", b"1")
-        with pytest.raises(WrongStageError):
-            await kept[0].progress()
 
     async def test_progress_is_sent_at_once(self):
         go = asyncio.Event()
@@ -727,7 +726,8 @@ class TestServer:
             await server.close()
         assert Filter.made[0].events[-1] == "close"
 
-    async def test_shutdown_lets_messages_finish(self):
+    @pytest.mark.parametrize("leave", [Quit(), QuitNewConnection()])
+    async def test_shutdown_lets_sessions_finish(self, leave):
         async with MilterServer(Recorder, [ANY_PORT]) as server:
             Recorder.made = []
             (endpoint,) = server.endpoints
@@ -735,13 +735,17 @@ class TestServer:
                 for mta in (idle, busy):
                     await mta.negotiate()
                     assert await mta.ask(CONNECT) == Continue()
+                idle.send(QuitNewConnection())
                 assert await busy.ask(Mail(b"<>")) == Continue()
                 stopping = group.create_task(server.shutdown(30))
                 assert await idle.closed() == b""
-                assert await busy.ask(Rcpt(b"<>")) == Continue()
-                assert await busy.ask(EndOfHeaders()) == Continue()
-                assert not stopping.done()
-                assert await busy.ask(EndOfMessage()) == Continue()
+                for _ in range(2):  # between messages an MTA would take it for a failure
+                    assert await busy.ask(Rcpt(b"<>")) == Continue()
+                    assert await busy.ask(EndOfHeaders()) == Continue()
+                    assert await busy.ask(EndOfMessage()) == Continue()
+                    assert not stopping.done()
+                    assert await busy.ask(Mail(b"<>")) == Continue()
+                busy.send(Abort(), leave)
                 assert await busy.closed() == b""
             assert server.connections == 0
 
@@ -775,8 +779,6 @@ class TestReply:
             (600, "5.0.0", "x"),
             (550, "4.7.1", "x"),
             (550, "5.7", "x"),
-            (550, "5.7.1", "a\r\nb"),
-            (550, "5.7.1", "x" * 981),
             (550, "5.7.1", *["x"] * 33),
         ],
     )

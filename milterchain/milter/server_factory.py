@@ -1,0 +1,65 @@
+"""How a server makes its filters: one object for each SMTP session."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from milterchain.milter.filter import Milter
+from milterchain.milter.messages import OptNeg
+from milterchain.milter.negotiation import Negotiated
+from milterchain.milter.server_options import NegotiationOptions
+
+__all__ = ["DynamicFactory", "Factory", "MilterMaker"]
+
+Factory: TypeAlias = Callable[[], Milter]
+"""Makes a filter for an SMTP session; a subclass of `Milter` is one."""
+DynamicFactory: TypeAlias = Callable[[Negotiated], Milter]
+"""Makes a filter for what was negotiated."""
+
+
+class MilterMaker:
+    """Makes and counts the filters of one server, and answers offers as they want it.
+
+    Args:
+        options: what the server negotiates.
+        plain: a factory without arguments; or
+        dynamic: one that sees what was negotiated.
+
+    Attributes:
+        made: how many filters were made.
+    """
+
+    def __init__(
+        self,
+        options: NegotiationOptions,
+        *,
+        plain: Factory | None = None,
+        dynamic: DynamicFactory | None = None,
+    ) -> None:
+        self.made = 0
+        self._options = options
+        self._plain = plain
+        self._dynamic = dynamic
+
+    def negotiate(self, offer: OptNeg) -> tuple[OptNeg, Milter | None]:
+        """The answer to an MTA, and the filter if it had to be made to know what it wants.
+
+        Raises:
+            NegotiationError: the MTA lacks something.
+        """
+        if self._plain is not None:
+            milter = self._count(self._plain())
+            return self._options.answer(offer, milter), milter
+        kind = self._dynamic
+        known = kind if isinstance(kind, type) and issubclass(kind, Milter) else None
+        return self._options.answer(offer, known), None
+
+    def make(self, negotiated: Negotiated) -> Milter:
+        """A filter for a session."""
+        if self._plain is not None:
+            return self._count(self._plain())
+        assert self._dynamic is not None
+        return self._count(self._dynamic(negotiated))
+
+    def _count(self, milter: Milter) -> Milter:
+        self.made += 1
+        return milter
