@@ -26,6 +26,7 @@ from milterchain.mail.addresses import address_key, extract_address
 from milterchain.mail.body import Body, BodyWriter, SpoolSettings
 from milterchain.mail.canonical import Canonicaliser
 from milterchain.mail.envelope import Envelope, Path, bare
+from milterchain.mail.header_text import is_header_name, normalize_value
 from milterchain.mail.headers import MAX_HEADER, Header, Headers
 from milterchain.mail.message import Message
 from milterchain.milter.messages import (
@@ -51,7 +52,6 @@ __all__ = [
 HeaderIndex: TypeAlias = Literal["postfix", "sendmail"]
 
 _HEADER_EDITS = AddHeader | InsertHeader | ChangeHeader
-_NAME = re.compile(rb"[!-9;-~]+")
 
 
 class EditedMessage(NamedTuple):
@@ -123,13 +123,10 @@ def apply_edits(
 
 def _make_header(name: bytes, value: bytes, *, leading_space: bool) -> Header | str:
     """The header that a milter means, or what is wrong with it."""
-    if not _NAME.fullmatch(name):
+    if not is_header_name(name):
         return f"header name {name[:80]!r} is not valid"
-    value = value.replace(b"\r\n", b"\n").replace(b"\r", b" ")
-    first, *others = value.split(b"\n")
-    # cleanup_out_header() of Postfix: whatever follows a line feed continues this header.
-    lines = [first, *(line if line[:1] in {b" ", b"\t"} else b"\t" + line for line in others)]
-    raw = b"%b:%b%b\r\n" % (name, b"" if leading_space else b" ", b"\r\n".join(lines))
+    value = normalize_value(value).replace(b"\n", b"\r\n")
+    raw = b"%b:%b%b\r\n" % (name, b"" if leading_space else b" ", value)
     if len(raw) > MAX_HEADER:
         return f"header {name[:80]!r} of {len(raw)} octets is larger than {MAX_HEADER}"
     return Header(raw, name)

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from email.utils import format_datetime, parsedate_to_datetime
 
+from milterchain.mail.edits import HeaderIndex
+from milterchain.mail.header_edits import HeaderEdit, header_edits
 from milterchain.mail.header_text import decode_text, encode_text, is_header_name, normalize_value, unfold
 from milterchain.mail.headers import MAX_HEADER
 from milterchain.mail.mailboxes import Mailbox, encode_mailboxes, parse_mailboxes
@@ -171,6 +173,10 @@ class HeaderList:
     def items(self) -> list[tuple[bytes, bytes]]:
         """Name and value of each header, in order."""
         return [(field.name, field.value) for field in self._fields]
+
+    def edits(self, *, header_index: HeaderIndex = "postfix", keep_order: bool = False) -> list[HeaderEdit]:
+        """The modifications that make the original what the list is now, see `header_edits`."""
+        return header_edits(self.original, self.items(), header_index=header_index, keep_order=keep_order)
 
     def fields(self, name: bytes) -> list[Field]:
         """All headers of that name, in order."""
