@@ -121,7 +121,8 @@ class Milter:
 
         May be called at any time, also from another task; where the MTA does not wait it does nothing.
         Sendmail knows it only at the end of a message and would take the filter for broken elsewhere, so it
-        is not told there, if it can be recognised: ask for the macro `v` at `Stage.CONNECT`.
+        is not told there. It is recognised by the macros that it sends unasked; a filter that asks for
+        others at `Stage.CONNECT` should ask for `v` too.
 
         Raises:
             MilterClosedError: the MTA is gone.

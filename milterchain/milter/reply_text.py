@@ -53,7 +53,8 @@ def reply_text(code: int, status: str | None, *lines: str | bytes) -> bytes:
         tails = [(status.encode() + b" " + text).rstrip() for text in folded]
     else:
         # Postfix reads a digit as the beginning of a status code, and refuses one of another class.
-        tails = [b" " + text if text[:1].isdigit() else text for text in folded]
+        own = b"%d" % (code // 100)
+        tails = [b" " + text if text[:1].isdigit() and text[:1] != own else text for text in folded]
     *firsts, last = tails
     return b"".join([*(b"%d-%b\r\n" % (code, tail) for tail in firsts), b"%d %b" % (code, last)])
 

@@ -241,6 +241,8 @@ class ServerSession:
             self._skipped = command
             if not milter.negotiated.protocol & Protocol.SKIP:
                 return None
+            if command is not Command.BODY and self._is_sendmail():
+                return None  # it gives up on a filter that skips anything else
         return verdict
 
     async def _end_of_message(self, milter: Milter, event: EndOfMessage) -> Reply | None:
@@ -252,7 +254,8 @@ class ServerSession:
         self._skipped = None
         modifier = milter.modifier = Modifier(self, milter.negotiated)
         try:
-            return await self._call(milter.end_of_message(modifier), self._options.handler_timeout)
+            verdict = await self._call(milter.end_of_message(modifier), self._options.handler_timeout)
+            return None if isinstance(verdict, Skip) else verdict
         finally:
             modifier.expire()
 
@@ -328,11 +331,19 @@ class ServerSession:
         if self._reader.left:
             raise MilterClosedError("the MTA left while the filter worked")
         self._check()
-        if awaited != Command.END_OF_MESSAGE and (self._macros.get(b"v") or b"")[:1].isdigit():
-            return  # Sendmail ("8.17.1"): milter.c reads SMFIR_PROGRESS only there
+        if awaited != Command.END_OF_MESSAGE and self._is_sendmail():
+            return  # which gives up on a filter that says so elsewhere
         if self._writer.transport.get_write_buffer_size() < _HELD_BACK:  # else nobody reads it
             self._output.append(self._connection.send(Progress()))
             self._write()
+
+    def _is_sendmail(self) -> bool:
+        """Whether the MTA is known to be Sendmail: by its version ("8.17.1"), or by a macro of its own.
+
+        Its defaults at CONNECT have `{if_name}` and not `v`; Postfix has `v` and no `{if_name}`.
+        """
+        version = self._macros.get(b"v")
+        return version[:1].isdigit() if version else self._macros.get(b"if_name") is not None
 
     async def flush(self) -> None:
         """Write what was held back."""

@@ -15,7 +15,7 @@ from milterchain.errors import (
     WrongStageError,
 )
 from milterchain.milter.endpoint import Endpoint
-from milterchain.milter.filter import Milter, reply
+from milterchain.milter.filter import Milter
 from milterchain.milter.flags import ALL_ACTIONS, Action, Command, Protocol, Stage
 from milterchain.milter.messages import (
     Abort,
@@ -758,30 +758,3 @@ class TestServer:
             assert await mta.receive() == Continue()
             await server.shutdown(0.01)
             assert await mta.closed() == b""
-
-
-class TestReply:
-    @pytest.mark.parametrize(
-        ("arguments", "text"),
-        [
-            ((550, "5.7.1", "no"), b"550 5.7.1 no"),
-            ((450, "4.7.1", "100% no", b"never\xff"), b"450-4.7.1 100%% no\r\n450 4.7.1 never\xff"),
-            ((550, "5.7.1"), b"550 5.7.1"),
-        ],
-    )
-    def test_text(self, arguments, text):
-        assert reply(*arguments) == ReplyCode(text)
-
-    @pytest.mark.parametrize(
-        "arguments",
-        [
-            (250, "2.0.0", "x"),
-            (600, "5.0.0", "x"),
-            (550, "4.7.1", "x"),
-            (550, "5.7", "x"),
-            (550, "5.7.1", *["x"] * 33),
-        ],
-    )
-    def test_refuses(self, arguments):
-        with pytest.raises(ValueError, match=r".+"):
-            reply(*arguments)
