@@ -25,11 +25,13 @@ PARTS = {
     "milterchain.milter.client*": "milter.client",
     "milterchain.milter.content*": "milter.client",
     "milterchain.milter.link": "milter.client",
+    "milterchain.milter.mta": "milter.client",
     "milterchain.milter.server*": "milter.server",
     "milterchain.milter.filter": "milter.server",
     "milterchain.milter.modifier": "milter.server",
     "milterchain.milter": "milter",
     "milterchain.milter*": "milter.core",
+    "milterchain.mailfilter*": "mailfilter",
     "milterchain.mail*": "mail",
     "milterchain.chain*": "chain",
     "milterchain.smtp*": "smtp",
@@ -49,6 +51,7 @@ ALLOWED = {
     "milter.server": "errors milter.core milter.endpoint",
     "milter": "errors milter.core milter.endpoint milter.client milter.server",
     "mail": "errors milter.core",
+    "mailfilter": "errors milter.core milter.endpoint milter.server mail",
     "chain": "package errors milter.core milter.endpoint milter.client mail",
     "smtp": "package errors mail",
     "nexthop": "errors smtp mail",
@@ -62,7 +65,7 @@ ALLOWED = {
         "package errors milter.core milter.endpoint milter.client milter.server"
         " mail chain smtp nexthop config metrics proxy"
     ),
-    "testing": "errors milter.core milter.endpoint milter.client milter.server mail chain smtp",
+    "testing": "errors milter.core milter.endpoint milter.client milter.server mail mailfilter chain smtp",
 }
 """What each part may import, besides itself. `milter` is the package's front, for users of the library."""
 

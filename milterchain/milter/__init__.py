@@ -1,5 +1,9 @@
 """The milter protocol: a sans-IO core for both roles, and thin asyncio clients and servers on top."""
 
+from milterchain.milter.answers import (
+    Answer,
+    MessageAnswer,
+)
 from milterchain.milter.client import (
     ClientOptions,
     MilterSession,
@@ -13,6 +17,7 @@ from milterchain.milter.content import (
     ContentResult,
 )
 from milterchain.milter.endpoint import (
+    Dialer,
     Endpoint,
     parse_endpoint,
 )
@@ -30,6 +35,9 @@ from milterchain.milter.flags import (
     Protocol,
     Response,
     Stage,
+)
+from milterchain.milter.macro_bag import (
+    MacroBag,
 )
 from milterchain.milter.macros import (
     DEFAULT_MACROS,
@@ -80,6 +88,11 @@ from milterchain.milter.messages import (
 from milterchain.milter.modifier import (
     Modifier,
 )
+from milterchain.milter.mta import (
+    MtaClient,
+    MtaOptions,
+    MtaSession,
+)
 from milterchain.milter.negotiation import (
     Negotiated,
     Offer,
@@ -108,6 +121,7 @@ __all__ = [
     "Action",
     "AddHeader",
     "AddRecipient",
+    "Answer",
     "AnyCommand",
     "AnyResponse",
     "Body",
@@ -123,6 +137,7 @@ __all__ = [
     "Continue",
     "Data",
     "DeleteRecipient",
+    "Dialer",
     "Discard",
     "EndOfHeaders",
     "EndOfMessage",
@@ -133,15 +148,20 @@ __all__ = [
     "Helo",
     "InsertHeader",
     "Listener",
+    "MacroBag",
     "MacroStore",
     "MacroTable",
     "Macros",
     "Mail",
+    "MessageAnswer",
     "Milter",
     "MilterServer",
     "MilterSession",
     "Modification",
     "Modifier",
+    "MtaClient",
+    "MtaOptions",
+    "MtaSession",
     "Negotiated",
     "NegotiationOptions",
     "Offer",

@@ -11,7 +11,7 @@ Whatever goes wrong (silence, garbage, a reply that nobody asked for, a lost con
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Self, TypeAlias, TypeVar, cast
@@ -26,7 +26,7 @@ from milterchain.errors import (
 )
 from milterchain.milter.connection import MAX_RESPONSE, Connection
 from milterchain.milter.content import Content, ContentResult, Exchange, MacroValues, Outcome, encode_macros
-from milterchain.milter.endpoint import Endpoint
+from milterchain.milter.endpoint import Dialer, Endpoint
 from milterchain.milter.flags import ALL_ACTIONS, ALL_PROTOCOL, DATA_SIZE_64K, Action, Command, Protocol
 from milterchain.milter.framing import OVERHEAD, encode_packet
 from milterchain.milter.link import MilterLink, reason
@@ -59,6 +59,10 @@ class ClientOptions:
         actions: offered; milters leave when it is less than they want.
         protocol: offered.
         max_data: the largest packet size that is offered.
+        used_data: the largest packet size that is sent, however much was agreed on, but never less than
+            64 KiB, which long headers need; None is as much as was agreed on. To offer more than that, and
+            not to use it, lets the milter send large pieces to an MTA that is careful itself.
+        dialer: makes the connection in the place of `Endpoint.connect`; its OSErrors count as the address's.
         connect_timeout: seconds for the connection and the negotiation together.
         command_timeout: seconds for each reply up to DATA. PROGRESS starts it again.
         content_timeout: seconds for each reply to the content, and for the milter to take data.
@@ -73,6 +77,8 @@ class ClientOptions:
     actions: Action = ALL_ACTIONS
     protocol: Protocol = ALL_PROTOCOL
     max_data: int = DATA_SIZE_64K
+    used_data: int | None = None
+    dialer: Dialer = Endpoint.connect
     connect_timeout: float = 30
     command_timeout: float = 30
     content_timeout: float = 300
@@ -112,7 +118,7 @@ class MilterSession(MilterLink):
     """A connection to a milter on which options are agreed.
 
     Attributes:
-        negotiated: what was agreed on.
+        negotiated: what was agreed on; `max_data` is what is used of it.
         quarantine: the reason for which the milter wanted a message held before it failed with it, else None.
     """
 
@@ -142,7 +148,7 @@ class MilterSession(MilterLink):
         session = cls(endpoint, options)
         try:
             async with asyncio.timeout(options.connect_timeout):
-                await endpoint.connect(lambda: session)
+                await options.dialer(endpoint, lambda: session)
                 await session._negotiate()
         except TimeoutError:
             what = "no connection" if session._transport is None else "no answer to the option negotiation"
@@ -396,8 +402,12 @@ class MilterSession(MilterLink):
         self._waiter = partial(_fill, answer)
         self._write(self._connection.send(self._options.offer()))
         await answer
-        assert self._connection.negotiated is not None
-        self.negotiated = self._connection.negotiated
+        negotiated = self._connection.negotiated
+        assert negotiated is not None
+        used = self._options.used_data
+        if used is not None and used < negotiated.max_data:
+            negotiated = replace(negotiated, max_data=max(used, DATA_SIZE_64K))
+        self.negotiated = negotiated
 
     def _received(self, command: int, event: AnyResponse) -> None:
         if isinstance(event, Progress):

@@ -2,11 +2,11 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
-__all__ = ["Endpoint", "parse_endpoint"]
+__all__ = ["Dialer", "Endpoint", "parse_endpoint"]
 
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.05
@@ -55,6 +55,12 @@ class Endpoint:
                 raise
         family = socket.AF_INET6 if self.family == "inet6" else socket.AF_UNSPEC
         return await loop.create_connection(factory, self.host, self.port, family=family)
+
+
+Dialer: TypeAlias = Callable[[Endpoint, Callable[[], asyncio.BaseProtocol]], Awaitable[object]]
+"""Makes a connection to an endpoint, with the protocol that the function makes, as `Endpoint.connect` does:
+over TLS, from a certain source address, through a tunnel. Gives up when it is cancelled. The endpoint's kind,
+path or host, is also the kind of the socket."""
 
 
 async def _connect_unix(path: str) -> socket.socket:

@@ -9,4 +9,4 @@ ONE = {"asyncio": asyncio.new_event_loop}
 
 
 def pytest_asyncio_loop_factories(config, item):  # noqa: ARG001 - pytest-asyncio's signature
-    return BOTH if item.path.name in {"test_client.py", "test_server.py"} else ONE
+    return BOTH if item.path.name in {"test_client.py", "test_mta.py", "test_server.py"} else ONE

@@ -20,7 +20,7 @@ def test_every_message_is_exported():
 
 
 CORE = {"framing", "macros", "negotiation", "state", "connection", "flags", "messages", "payloads"}
-CORE |= {"commands", "responses", "readable", "reply_text"}
+CORE |= {"commands", "responses", "readable", "reply_text", "macro_bag", "chunking", "answers"}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path.stem in CORE], ids=lambda path: path.stem)
