@@ -1,8 +1,8 @@
 """Address lists as headers have them (RFC 5322 3.4): `Joe <joe@example.org>, "Doe, Ann" <ann@example.org>`.
 
 Reading takes anything, never raises, and takes time in proportion to its length: groups are taken apart,
-comments left out (but for the name in the old form `joe@example.org (Joe Doe)`), and what is no address at
-all is skipped. Writing makes one that every reader understands.
+comments left out (but for the name in the old form `joe@example.org (Joe Doe)`), and what is no address that
+could be written again is skipped. Writing makes a list that every reader understands.
 """
 
 import re
@@ -58,12 +58,13 @@ class _Reader:
 
     def _start(self) -> None:
         self._words: list[bytes] = []
-        self._angle: list[bytes] = []
+        self._angle: list[bytes] | None = None
         self._comment = b""
 
     def run(self) -> None:
         place = 0
         inside = False
+        routed = False
         while match := _TOKEN.match(self._data, place):
             token = match[0]
             place = match.end()
@@ -74,14 +75,17 @@ class _Reader:
                 self._angle = []
             elif token == b">":
                 inside = False
-            elif token == b";" or (token == b"," and not (inside and _routed(self._angle))):
+            # In a source route commas are no separators.
+            elif token == b";" or (token == b"," and not (inside and routed)):
                 inside = False
                 self._finish()
-            elif inside:
-                self._angle.append(token)
+            elif inside and self._angle is not None:
+                if token.strip():
+                    routed = token != b":" and (routed if self._angle else token.startswith(b"@"))
+                    self._angle.append(token)
             elif token == b":":
                 self._start()
-            elif not self._angle:
+            elif self._angle is None:
                 self._words.append(token)
         self._finish()
 
@@ -100,22 +104,17 @@ class _Reader:
         return place
 
     def _finish(self) -> None:
-        tokens = [token for token in self._angle or self._words if token.strip()]
+        tokens = [token for token in (self._words if self._angle is None else self._angle) if token.strip()]
         address = b"".join(tokens)
-        if self._angle:
+        if self._angle is not None:
             name = decode_text(b"".join(map(_unquote, self._words)))
         else:
             name = decode_text(_ESCAPE.sub(rb"\1", self._comment))
             if len(tokens) > 1 and b"@" not in address:
                 address = b""
-        if address:
+        if is_safe(address):
             self.found.append(Mailbox(address=Address(address), name=" ".join(name.split())))
         self._start()
-
-
-def _routed(angle: list[bytes]) -> bool:
-    """Whether an address began with a source route, in which commas are no separators."""
-    return bool(angle) and angle[0].startswith(b"@") and b":" not in angle
 
 
 def _unquote(token: bytes) -> bytes:
