@@ -40,7 +40,8 @@ async def test_a_piece_after_what_nobody_asked_for() -> None:
 
 
 async def test_a_piece_that_was_declined() -> None:
-    async with ScriptedMilter(negotiate=OptNeg(version=6, actions=ALL_ACTIONS, protocol=Protocol.NO_BODY)) as milter:
+    answer = OptNeg(version=6, actions=ALL_ACTIONS, protocol=Protocol.NO_BODY)
+    async with ScriptedMilter(negotiate=answer) as milter:
         session = await with_envelope(milter)
         assert not await session.piece(Command.BODY, BODY, session.outcome())
         assert session.in_message
