@@ -1,0 +1,92 @@
+"""A pytest plugin: each scenario of a `*.case` file is a test, with each MTA.
+
+Load it (in the topmost conftest.py, or by `-p milterchain.testing.pytest_plugin`), say in the configuration
+which MTAs there are, and make them in fixtures::
+
+    pytest_plugins = ["milterchain.testing.pytest_plugin"]
+
+    @pytest.fixture(scope="session")
+    def case_mta_postfix() -> Iterator[Mta]: ...
+
+    @pytest.fixture(scope="session")
+    def case_filters() -> Mapping[str, FilterStarter]: ...
+
+    # pyproject.toml
+    [tool.pytest.ini_options]
+    case_mtas = ["postfix"]
+
+The fixture for MTA `NAME` is called `case_mta_NAME`, and makes a `milterchain.testing.cases.Mta`; the default
+is one MTA called `mta`. `case_filters` may be left out if the filter under test runs already. Scenarios that
+are not meant for an MTA are skipped. The language is described in `milterchain.testing.cases`.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from milterchain.testing.cases_model import Case
+from milterchain.testing.cases_parser import CaseSyntaxError, load
+from milterchain.testing.cases_runner import CaseFailure, FilterStarter, run_case, why_not
+
+__all__ = ["CaseFile", "case_filters", "pytest_addoption", "pytest_collect_file"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the setting `case_mtas`."""
+    parser.addini("case_mtas", "names of the MTAs with which scenarios (*.case) are played", "args", ["mta"])
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "CaseFile | None":
+    """Collect `*.case`."""
+    if file_path.suffix != ".case":
+        return None
+    collected: CaseFile = CaseFile.from_parent(parent, path=file_path)
+    return collected
+
+
+@pytest.fixture(scope="session")
+def case_filters() -> Mapping[str, FilterStarter]:
+    """The filters that scenarios may name; override it."""
+    return {}
+
+
+class CaseFile(pytest.Module):
+    """A file of scenarios; a module, so that fixtures of every scope work."""
+
+    obj = None
+
+    def collect(self) -> Iterator[pytest.Function]:
+        """Make a test of each scenario with each MTA.
+
+        Raises:
+            CollectError: the file has a mistake.
+        """
+        try:
+            cases = load(self.path)
+        except (CaseSyntaxError, OSError) as error:
+            raise self.CollectError(str(error)) from None
+        for case in cases:
+            for name in self.config.getini("case_mtas"):
+                yield _CaseFunction.from_parent(self, name=f"{case.name}[{name}]", callobj=_test(case, name))
+
+
+class _CaseFunction(pytest.Function):
+    """One scenario with one MTA."""
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:  # type: ignore[override]
+        """What a failed scenario says is enough; how pytest came there is not its reader's business."""
+        return str(excinfo.value) if isinstance(excinfo.value, CaseFailure) else super().repr_failure(excinfo)
+
+
+def _test(case: Case, name: str) -> Callable[[pytest.FixtureRequest], None]:
+    def play(request: pytest.FixtureRequest) -> None:
+        mta = request.getfixturevalue(f"case_mta_{name}")
+        if reason := why_not(case, mta):
+            pytest.skip(reason)
+        filters = request.getfixturevalue("case_filters")
+        asyncio.run(run_case(case, mta, filters))
+
+    return play
