@@ -5,8 +5,15 @@ import asyncio
 import uvloop
 
 BOTH = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+SOCKETS = {
+    "test_client.py",
+    "test_mta.py",
+    "test_server.py",
+    "test_server_factory.py",
+    "test_server_progress.py",
+}
 ONE = {"asyncio": asyncio.new_event_loop}
 
 
 def pytest_asyncio_loop_factories(config, item):  # noqa: ARG001 - pytest-asyncio's signature
-    return BOTH if item.path.name in {"test_client.py", "test_mta.py", "test_server.py"} else ONE
+    return BOTH if item.path.name in SOCKETS else ONE
