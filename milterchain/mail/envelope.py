@@ -2,12 +2,17 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Envelope", "Path", "bare"]
+__all__ = ["Envelope", "Path", "bare", "bracketed"]
 
 
 def bare(address: bytes) -> bytes:
     """The address without the angle brackets around it."""
     return address[1:-1] if address[:1] == b"<" and address[-1:] == b">" else address
+
+
+def bracketed(address: bytes) -> bytes:
+    """The address in angle brackets, which it may have already."""
+    return b"<" + bare(address) + b">"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,7 @@ class Path:
     @property
     def bracketed(self) -> bytes:
         """The address in brackets, as RFC 5321 wants it on the wire."""
-        return b"<" + bare(self.address) + b">"
+        return bracketed(self.address)
 
 
 @dataclass(frozen=True, slots=True)

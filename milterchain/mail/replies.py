@@ -8,12 +8,13 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-__all__ = ["MAX_REPLY_LINE", "MAX_REPLY_LINES", "Reply"]
+__all__ = ["MAX_REPLY_LINE", "MAX_REPLY_LINES", "Reply", "parse_reply"]
 
 MAX_REPLY_LINE = 4096
 """Octets that are read of one line. RFC 5321 4.5.3.1.5 says 512; real servers exceed it."""
 MAX_REPLY_LINES = 128
 
+_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
 _UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _ENHANCED = re.compile(rb"([245]\.\d{1,3}\.\d{1,3})(?= |$)")
 
@@ -78,3 +79,28 @@ class Reply:
 
     def __str__(self) -> str:
         return f"{self.code} {' / '.join(line.decode('utf-8', 'backslashreplace') for line in self.lines)}"
+
+
+def parse_reply(data: bytes) -> Reply:
+    """Read one whole reply: the opposite of `Reply.encode`.
+
+    Lines end in CRLF or LF, the last one needs no end; a code may stand without text.
+
+    Raises:
+        ValueError: a line has no code from 200 to 599, the codes differ, a line but the last one lacks its
+            dash or the last one has one, or the reply has too many lines.
+    """
+    lines = data.removesuffix(b"\n").split(b"\n")
+    if len(lines) > MAX_REPLY_LINES:
+        raise ValueError(f"a reply of {len(lines)} lines, {MAX_REPLY_LINES} are allowed")
+    codes = set()
+    texts = []
+    for number, line in enumerate(lines, 1):
+        match = _LINE.fullmatch(line.removesuffix(b"\r"))
+        if match is None or (match[2] == b"-") != (number < len(lines)):
+            raise ValueError(f"no line {number} of {len(lines)} of a reply: {line[:80]!r}")
+        codes.add(int(match[1]))
+        texts.append(match[3] or b"")
+    if len(codes) > 1:
+        raise ValueError(f"codes {sorted(codes)} in one reply")
+    return Reply(codes.pop(), tuple(texts))

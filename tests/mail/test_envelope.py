@@ -1,10 +1,10 @@
 import pytest
 
-from milterchain.mail.envelope import Envelope, Path, bare
+from milterchain.mail.envelope import Envelope, Path, bare, bracketed
 
 
 @pytest.mark.parametrize(
-    ("typed", "without", "bracketed"),
+    ("typed", "without", "around"),
     [
         (b"<a@b>", b"a@b", b"<a@b>"),
         (b"a@b", b"a@b", b"<a@b>"),
@@ -14,11 +14,11 @@ from milterchain.mail.envelope import Envelope, Path, bare
         (b"<a@b", b"<a@b", b"<<a@b>"),
     ],
 )
-def test_path(typed, without, bracketed):
+def test_path(typed, without, around):
     assert bare(typed) == without
     path = Path(typed, (b"SIZE=1",))
     assert path.bare == without
-    assert path.bracketed == bracketed
+    assert path.bracketed == bracketed(typed) == around
     assert path.address == typed
 
 

@@ -1,6 +1,8 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from milterchain.mail.replies import Reply
+from milterchain.mail.replies import MAX_REPLY_LINES, Reply, parse_reply
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,48 @@ def test_no_lines():
 
 def test_str():
     assert str(Reply(550, (b"5.7.1 No", b"\xff"))) == "550 5.7.1 No / \\xff"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"250 2.0.0 Ok\r\n", Reply.of(250, "2.0.0 Ok")),
+        (b"550-5.7.1 No\r\n550 5.7.1 never\r\n", Reply.of(550, "5.7.1 No", "5.7.1 never")),
+        (b"550-No\n550 never", Reply.of(550, "No", "never")),
+        (b"250", Reply.of(250, "")),
+        (b"250 \r\n", Reply.of(250, "")),
+        (b"250-\r\n250\r\n", Reply.of(250, "", "")),
+        (b"354  two  blanks \r\n", Reply.of(354, " two  blanks ")),
+        (b"250 a\rb\r\n", Reply.of(250, "a?b")),
+    ],
+)
+def test_parse(data, expected):
+    assert parse_reply(data) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "no line 1 of 1"),
+        (b"\r\n", "no line 1 of 1"),
+        (b"Ok", "no line 1 of 1"),
+        (b"150 early", "no line 1 of 1"),
+        (b"600 late", "no line 1 of 1"),
+        (b"250Ok", "no line 1 of 1"),
+        (b"250-more", "no line 1 of 1"),
+        (b"250 a\n250 b", "no line 1 of 2"),
+        (b"250-a\n\n250 b", "no line 2 of 3"),
+        (b"250-a\n250 b\n\n", "no line 2 of 3"),
+        (b"250-a\n251 b", r"codes \[250, 251\] in one reply"),
+        (b"250-a\n" * MAX_REPLY_LINES + b"250 b", "129 lines"),
+    ],
+)
+def test_what_is_no_reply(data, message):
+    with pytest.raises(ValueError, match=message):
+        parse_reply(data)
+
+
+@given(st.integers(200, 599), st.lists(st.binary(max_size=20), min_size=1, max_size=5))
+def test_encode_and_back(code, lines):
+    reply = Reply(code, tuple(lines))
+    assert parse_reply(reply.encode()) == reply
