@@ -43,10 +43,14 @@ class UnixSocketFile:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self.socket.bind(path)
-            self._own(owner, group)
-            if mode is not None:
-                self._path.chmod(mode)
             self._inode = self._path.stat().st_ino
+            try:
+                self._own(owner, group)
+                if mode is not None:
+                    self._path.chmod(mode)
+            except BaseException:
+                self.remove()
+                raise
         except BaseException:
             self.socket.close()
             raise
