@@ -171,7 +171,7 @@ class Transaction:
             self._file = open_body(self._present_body())
         return self._file
 
-    def replace_body(self, content: bytes | BinaryIO | Iterable[bytes]) -> None:
+    def replace_body(self, content: bytes | bytearray | memoryview | BinaryIO | Iterable[bytes]) -> None:
         """Replace the whole body.
 
         Line ends become CRLF, and the last line gets one.
@@ -182,12 +182,12 @@ class Transaction:
         Raises:
             OSError: the body is large and cannot be written to its file.
         """
-        if isinstance(content, bytes):
-            pieces: Iterable[bytes] = (content,)
-        elif hasattr(content, "read"):
-            pieces = iter(lambda: content.read(_PIECE), b"")
+        pieces: Iterable[bytes]
+        if isinstance(content, bytes | bytearray | memoryview):
+            pieces = (bytes(content),)
         else:
-            pieces = content
+            read = getattr(content, "read", None)
+            pieces = content if read is None else iter(lambda: read(_PIECE), b"")
         self._set_body(new_body(pieces, self._spool))
 
     async def replace_body_from(self, pieces: AsyncIterable[bytes]) -> None:
