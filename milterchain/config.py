@@ -195,6 +195,7 @@ class MilterConfig(_Table):
     Attributes:
         name: how logs and tables call it; the address by default.
         default_action: the verdict when it fails; for `quarantine` see `QuarantineConfig`.
+        reuse: whether its connections serve one SMTP session after the other; few filters have met that.
     """
 
     later = {
@@ -216,6 +217,7 @@ class MilterConfig(_Table):
     header_index: Literal["postfix", "sendmail"] = "postfix"
     on_rejected_recipient: Literal["replay", "keep"] = "replay"
     pipeline: Literal["auto", "on", "off"] = "auto"
+    reuse: StrictBool = False
     macros: dict[MacroStage, tuple[MacroName, ...]] = Field(default_factory=dict)
     clients: Networks = ()
     not_clients: Networks = ()

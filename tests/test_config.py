@@ -45,6 +45,7 @@ def test_every_key_but_the_address_has_a_default(tmp_path: Path) -> None:
         "replay",
         "auto",
     )
+    assert milter.reuse is False
     assert (config.relay.received, config.relay.on_refused_added_recipient) == (True, "tempfail")
     assert config.limits.message_size == 50 * 2**20
     assert config.limits.message_timeout == 540
@@ -79,6 +80,7 @@ protocol = 2
 header_index = "sendmail"
 on_rejected_recipient = "keep"
 pipeline = "off"
+reuse = true
 macros = { mail = ["i", "{mail_addr}"], end_of_message = [] }
 authenticated = "any"
 [relay]
@@ -115,6 +117,7 @@ def test_everything_that_this_version_can_do(tmp_path: Path) -> None:
     milter = config.milter[0]
     assert str(milter.address) == f"unix:{tmp_path}/run/opendkim.sock"
     assert (milter.connect_timeout, milter.command_timeout, milter.content_timeout) == (1, 120, 3)
+    assert milter.reuse is True
     assert milter.macros == {Stage.MAIL: (b"i", b"{mail_addr}"), Stage.END_OF_MESSAGE: ()}
     assert str(tmp_path / "mail") in str(config.relay.next_hop[1])
     assert (config.relay.connect_timeout, config.relay.command_timeout) == (0.5, 5400)

@@ -1,7 +1,7 @@
 """What is measured: each case compares Postfix and milterchain in front of the same filters and sink."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from integration.bench.load import Source
@@ -41,6 +41,7 @@ class Case:
         target: for milterchain's value divided by Postfix's: at least that for a rate, at most that for
             a latency; None where no target is set.
         short: whether the short run has it too.
+        reuse: whether milterchain keeps its connections to the filters, which Postfix cannot.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Case:
     measure: Measure = Measure.RATE
     target: float | None = None
     short: bool = field(default=False)
+    reuse: bool = field(default=False)
 
 
 def noops(count: int, *options: str, unix: bool = True) -> Callable[[Run, str], list[Filter]]:
@@ -90,7 +92,11 @@ def throughput_cases() -> list[Case]:
                         short=required and unix,
                     )
                 )
-    return cases
+    return [*cases, *map(_reusing, filter(lambda case: case.target is not None, cases))]
+
+
+def _reusing(case: Case) -> Case:
+    return replace(case, name=f"{case.name}, reuse", reuse=True)
 
 
 def latency_cases() -> list[Case]:

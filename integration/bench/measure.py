@@ -65,7 +65,8 @@ def compare(case: Case, rounds: int) -> Comparison:
         sink = CountingSink(run)
         filters = case.filters(run, nameserver)
         postfix = start_postfix(run, "postfix", relay_to=sink.address, milters=[f.address for f in filters])
-        tables = [milter_table(f.name, f.address) for f in filters]
+        settings = {"reuse": "true"} if case.reuse else {}
+        tables = [milter_table(f.name, f.address, settings) for f in filters]
         proxy = start_proxy(run, next_hop=f"smtp:{sink.address}", milters=tables)
         sides = {"postfix": postfix.address, "milterchain": proxy.address}
         results: dict[str, list[Round]] = {name: [] for name in sides}

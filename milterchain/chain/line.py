@@ -6,12 +6,13 @@ for the next; one that waits for a reply holds the line until `settle`.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from milterchain.chain.briefing import Event
+from milterchain.chain.briefing import Briefing, Event
+from milterchain.chain.values import rcpt_values
 from milterchain.chain.verdict import CONTINUE, Verdict
 from milterchain.mail.envelope import Path
-from milterchain.milter.messages import Abort, Connect, Helo, Mail, Quit
+from milterchain.milter.messages import Abort, Connect, Helo, Mail, Quit, Rcpt
 
 __all__ = ["MAX_LENGTH", "Line", "Outcome", "Step", "Story"]
 
@@ -38,6 +39,13 @@ class Story:
         self.recipients = recipients
         self.numbers = frozenset(number for number, _ in recipients)
         self.values = values
+
+    def briefings(self) -> Iterator[tuple[Briefing, int | None]]:
+        """MAIL, and each RCPT with the recipient's number."""
+        yield Briefing(self.mail, self.values), None
+        for number, path in self.recipients:
+            known = {**self.values, **rcpt_values(path)}
+            yield Briefing(Rcpt(path.address, path.args), known), number
 
 
 class Outcome:

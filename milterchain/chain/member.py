@@ -5,9 +5,9 @@ verdict decides what of the line is still sent: after a final verdict libmilter 
 so an event sent too early would hang the session. Everything runs in the callbacks of the milter's replies;
 there are no tasks.
 
-A milter that fails is closed and not tried again in this session: its default action is the answer to this
-and all later events. There is one exception: a connection that *we* closed, because a final verdict came in
-the middle of streamed content, is opened anew at the next message.
+A milter that fails is closed and not tried again in this session: its default action is the answer from then
+on. But a connection that *we* closed, because a verdict came amid streamed content, is opened anew at the next
+message, and a kept one that is gone before its first reply at once.
 """
 
 import asyncio
@@ -21,7 +21,6 @@ from milterchain.chain.observer import Observer
 from milterchain.chain.opening import open_session
 from milterchain.chain.picture import Phase, Picture
 from milterchain.chain.plan import MilterPlan
-from milterchain.chain.values import rcpt_values
 from milterchain.chain.verdict import (
     CONTINUE,
     Fault,
@@ -33,7 +32,13 @@ from milterchain.chain.verdict import (
     scope_of,
     verdict_of,
 )
-from milterchain.errors import LocalProtocolError, MilterError, MilterTimeoutError, RemoteProtocolError
+from milterchain.errors import (
+    LocalProtocolError,
+    MilterClosedError,
+    MilterError,
+    MilterTimeoutError,
+    RemoteProtocolError,
+)
 from milterchain.milter.client import MilterSession
 from milterchain.milter.flags import Command
 from milterchain.milter.macros import MacroNames
@@ -69,17 +74,21 @@ class Member:
         standing: the answer to every event when there is no connection: the default action after a failure,
             the refusal after one at CONNECT or HELO, else Continue.
         must_reopen: whether the connection is to be opened anew at the next message.
+        lost: whether the kept connection was gone: the milter has heard nothing, and is to be opened.
     """
 
     __slots__ = (
+        "_at_end",
         "_closed",
         "_in_content",
         "_line",
         "_macro_names",
         "_observer",
         "_picture",
+        "_resumed",
         "_session",
         "_skipping",
+        "lost",
         "must_reopen",
         "name",
         "negotiated",
@@ -93,8 +102,11 @@ class Member:
         self.negotiated: Negotiated | None = None
         self.standing = CONTINUE
         self.must_reopen = False
+        self.lost = False
         self._observer = observer
         self._session: MilterSession | None = None
+        self._resumed = False
+        self._at_end = False
         self._closed = False
         self._in_content = False
         self._line = Line(self._run)
@@ -121,15 +133,15 @@ class Member:
         """Wait until no reply is due."""
         await self._line.drained()
 
-    # Opening and closing
-
     async def open(self) -> Verdict:
         """Connect to the milter and negotiate.
 
         Returns:
             Continue, or the default action's verdict in case of failure.
         """
-        self.must_reopen = False
+        if self._session is not None:
+            return CONTINUE
+        self.must_reopen = self.lost = False
         started = time.monotonic() if self._observer is not None else 0.0
         try:
             session = await open_session(self.plan.settings.endpoint, self.plan.options)
@@ -138,13 +150,26 @@ class Member:
         if self._closed:
             session.close()
             return self.standing
-        self._session = session
-        self.negotiated = session.negotiated
-        self._macro_names = self.plan.macro_names(session.negotiated)
-        self._picture.end()
+        self._begin(session)
         if self._observer is not None:
             self._observer.on_event(self.name, Command.OPTNEG, CONTINUE, time.monotonic() - started)
         return CONTINUE
+
+    def resume(self) -> bool:
+        """Go on with a connection of an earlier SMTP session; False if there is none."""
+        session = self.plan.kept()
+        if session is not None:
+            self.must_reopen = False
+            self._resumed = True
+            self._begin(session)
+        return session is not None
+
+    def _begin(self, session: MilterSession) -> None:
+        self._session = session
+        self._at_end = False
+        self.negotiated = session.negotiated
+        self._macro_names = self.plan.macro_names(session.negotiated)
+        self._picture.end()
 
     def quit(self) -> None:
         """Say good-bye once the reply that is due has come."""
@@ -190,6 +215,10 @@ class Member:
         self._skipping = None
         if self._closed:
             return self.standing
+        if self._resumed and isinstance(error, MilterClosedError):
+            self._resumed = False
+            self.lost = True
+            return CONTINUE
         self.standing = fault_verdict(self.plan.settings.default_action, fault, self.name)
         if self._observer is not None:
             self._observer.on_fault(self.name, event, error, self.standing)
@@ -229,7 +258,7 @@ class Member:
 
         Returns:
             With the verdict Continue if all is well; DISCARD if the milter discards the message; a temporary
-            refusal if it now refuses what it accepted before.
+            refusal if it refuses now what it accepted before.
         """
         return self._line.submit(Step(story))
 
@@ -262,6 +291,7 @@ class Member:
         return True
 
     def _send(self, session: MilterSession, step: Step, event: Event) -> Verdict | None:
+        self._at_end = False
         try:
             due = session.request(event.code, step.packet, step.macros, self._replied)
         except MilterError as error:
@@ -282,7 +312,8 @@ class Member:
     def _end(self, session: MilterSession, event: Abort | Quit) -> Verdict:
         if isinstance(event, Quit):
             self._session = None
-            session.send(event)
+            if not (self._at_end and self.plan.keep(session)):
+                session.send(event)
         elif self._picture.open:
             self._skipping = None
             session.send(event)
@@ -300,6 +331,7 @@ class Member:
         if isinstance(reply, MilterError):
             verdict = self._fail(reply, event)
         else:
+            self._resumed = False
             verdict = self._judge(session, step, event, reply)
         if step.outcome is not None:
             self._retold(step, verdict)
@@ -339,13 +371,9 @@ class Member:
         keep = self.plan.settings.on_rejected_recipient == "keep"
         if keep or not self._picture.stale(story.numbers):
             return self._picture.final if self._picture.final.kind is Kind.DISCARD else CONTINUE
-        told: list[tuple[Briefing, int | None]] = [(Briefing(story.mail, story.values), None)]
-        for number, path in story.recipients:
-            known = {**story.values, **rcpt_values(path)}
-            told.append((Briefing(Rcpt(path.address, path.args), known), number))
         step.outcome = outcome = Outcome()
         steps = [Step(Abort(), outcome=outcome)]
-        for briefing, recipient in told:
+        for briefing, recipient in story.briefings():
             try:
                 macros = briefing.macros.packet(self._macro_names.get(briefing.event.code, ()))
             except LocalProtocolError as error:
@@ -403,6 +431,7 @@ class Member:
             return Heard(verdict=verdict, quarantine=result.quarantine)
         if self._observer is not None:
             self._observer.on_event(self.name, result.stage, judged, time.monotonic() - started)
+        self._at_end = result.stage is Command.END_OF_MESSAGE and isinstance(result.reply, Continue)
         self._picture.open = False
         self._picture.done(judged)
         if scope_of(judged, result.stage) is Scope.CONNECTION:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from functools import lru_cache
 
+from milterchain.chain.idle import IdleSessions
 from milterchain.chain.settings import MilterSettings
-from milterchain.milter.client import ClientOptions
+from milterchain.milter.client import ClientOptions, MilterSession
 from milterchain.milter.flags import Command
 from milterchain.milter.macros import STAGES, MacroNames, MacroTable
 from milterchain.milter.negotiation import Negotiated
@@ -39,9 +40,10 @@ class MilterPlan:
     Attributes:
         settings: the milter's.
         options: what is offered to it.
+        idle: connections that wait for the next SMTP session; None unless they are reused.
     """
 
-    __slots__ = ("_table", "options", "settings")
+    __slots__ = ("_table", "idle", "options", "settings")
 
     def __init__(self, settings: MilterSettings) -> None:
         self.settings = settings
@@ -53,7 +55,16 @@ class MilterPlan:
             max_reply=settings.message_size * 3 // 2 + SLACK,
             max_edit_bytes=settings.message_size * 2 + SLACK,
         )
+        self.idle = IdleSessions() if settings.reuse else None
         self._table = MacroTable(settings.macros)
+
+    def keep(self, session: MilterSession) -> bool:
+        """End a session, but keep its connection; as `IdleSessions.keep`."""
+        return self.idle is not None and self.idle.keep(session)
+
+    def kept(self) -> MilterSession | None:
+        """A connection that was kept, if there is one."""
+        return None if self.idle is None else self.idle.take()
 
     def macro_names(self, negotiated: Negotiated) -> Mapping[int, MacroNames]:
         """The macros that go with each command, if they are defined."""

@@ -44,7 +44,7 @@ CLOSE_TIMEOUT = 5.0
 
 
 class Chain:
-    """The milters of a configuration. Holds no connection; sessions do.
+    """The milters of a configuration. Sessions hold the connections, `close` ends those that are kept.
 
     Args:
         milters: in the order in which they count.
@@ -74,6 +74,12 @@ class Chain:
         self.observer = observer
         self.spool = spool
         self._plans = tuple(MilterPlan(settings) for settings in milters)
+
+    async def close(self) -> None:
+        """Close the connections that are kept for later sessions. May be called again."""
+        for plan in self._plans:
+            if plan.idle is not None:
+                await plan.idle.close()
 
     def session(self, client: ClientInfo, *, observer: Observer | None = None) -> "ChainSession":
         """Begin a session; no connection is made before `connect`.
@@ -275,11 +281,34 @@ class ChainSession:
     # Inside
 
     async def _open(self, members: Sequence[Member]) -> Verdict:
-        """Open connections side by side, and introduce the client as soon as each is there."""
+        """Connect, and introduce the client to each milter as soon as it is there."""
         deadline = asyncio.get_running_loop().time() + EVENT_TIMEOUT
         greetings = [Briefing(self._connect, self.macros)]
         if self._helo is not None:
             greetings.append(Briefing(self._helo, self.macros))
+        resumed = [member.resume() for member in members]
+        if not all(resumed):
+            return await self._side_by_side(members, greetings, deadline)
+        verdict = CONTINUE
+        for greeting in greetings:
+            verdict = await decide([(member, member.event(greeting)) for member in members], deadline)
+            if verdict.decides:
+                break
+        lost = [member for member in members if member.lost]
+        if not lost:
+            return verdict
+        order = [member.name for member in members]
+        verdicts = [verdict, await self._side_by_side(lost, greetings, deadline)]
+        return combine(
+            sorted(
+                (each for each in verdicts if each.decides), key=lambda each: order.index(each.milter or "")
+            )
+        )
+
+    async def _side_by_side(
+        self, members: Sequence[Member], greetings: Sequence[Briefing], deadline: float
+    ) -> Verdict:
+        """Let each member open, if it has no connection, and hear of the client, none waiting for another."""
         if len(members) == 1:
             return combine([await self._one(members[0], greetings, deadline)])
         async with asyncio.TaskGroup() as group:
@@ -294,12 +323,14 @@ class ChainSession:
 
     @staticmethod
     async def _one(member: Member, greetings: Sequence[Briefing], deadline: float) -> Verdict:
-        verdict = await member.open()
-        for greeting in greetings:
-            if verdict.kind is not Kind.CONTINUE:
-                break
-            verdict = await decide([(member, member.event(greeting))], deadline)
-        return verdict
+        while True:
+            verdict = await member.open()
+            for greeting in greetings:
+                if verdict.kind is not Kind.CONTINUE or member.lost:
+                    break
+                verdict = await decide([(member, member.event(greeting))], deadline)
+            if not member.lost:
+                return verdict
 
     def _stands(self, verdict: Verdict) -> Verdict:
         if verdict.decides:

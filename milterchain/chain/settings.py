@@ -56,6 +56,7 @@ class MilterSettings:
         on_rejected_recipient: whether a milter that accepted a recipient which another one refused is told
             the envelope again without it.
         pipeline: whether content is sent without waiting for each reply; "auto" is on where it is safe.
+        reuse: whether a connection serves one SMTP session after the other (SMFIC_QUIT_NC).
         message_size: octets of the largest message that comes in. What a milter may send back, such as a new
             body in one packet, is bounded by it.
         macros: names that are sent on top of the usual ones, by stage. What the milter itself asks for at a
@@ -72,6 +73,7 @@ class MilterSettings:
     header_index: HeaderIndex = "postfix"
     on_rejected_recipient: OnRejectedRecipient = "replay"
     pipeline: Pipeline = "auto"
+    reuse: bool = False
     message_size: int = MESSAGE_SIZE
     macros: Mapping[Stage, tuple[bytes, ...]] = field(default_factory=dict)
 

@@ -32,6 +32,7 @@ class MilterLink(asyncio.Protocol):
 
     Attributes:
         endpoint: where the milter listens.
+        opened_at: the loop time at which the connection was made.
         closed: whether the session is over, for whatever reason: no command can be sent any more.
         failure: what ended the connection; None while it works and after an orderly end.
         paused: whether the peer does not take more data for now.
@@ -41,6 +42,7 @@ class MilterLink(asyncio.Protocol):
         self, endpoint: Endpoint, connection: Connection, timeout: float, total_timeout: float
     ) -> None:
         self.endpoint = endpoint
+        self.opened_at = 0.0
         self.closed = False
         self.failure: MilterError | None = None
         self.paused = False
@@ -81,6 +83,7 @@ class MilterLink(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         self._transport = cast("asyncio.Transport", transport)
+        self.opened_at = self._loop.time()
         if self.endpoint.path is None:
             tcp = transport.get_extra_info("socket")
             tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

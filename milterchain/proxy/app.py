@@ -59,6 +59,7 @@ def milter_settings(milter: MilterConfig, message_size: int = MESSAGE_SIZE) -> M
         header_index=milter.header_index,
         on_rejected_recipient=milter.on_rejected_recipient,
         pipeline=milter.pipeline,
+        reuse=milter.reuse,
         message_size=message_size,
         macros=milter.macros,
     )
@@ -167,6 +168,7 @@ class App:
     async def stop(self) -> None:
         """Stop now. May be called again."""
         await self._server.close()
+        await self._services.chain.close()
         await self._next_hops.close()
 
     async def _look_at_next_hops(self) -> None:
