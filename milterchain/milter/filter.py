@@ -10,8 +10,8 @@ What is not overridden is declined when the connection is negotiated, so that th
 `MilterServer` makes one object for each SMTP session and calls its methods one after the other.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import ClassVar, ParamSpec
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, ClassVar, ParamSpec
 
 from milterchain.milter.flags import Action, Command, Protocol, Stage
 from milterchain.milter.macros import MacroStore
@@ -58,7 +58,7 @@ def reply(code: int, status: str | None, *lines: str | bytes) -> ReplyCode:
     return ReplyCode(reply_text(code, status, *lines))
 
 
-def no_reply(method: Callable[_P, Awaitable[None]]) -> Callable[_P, Awaitable[None]]:
+def no_reply(method: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, Coroutine[Any, Any, None]]:
     """Mark a method of a filter that never has a verdict, so that the MTA does not wait for it.
 
     ::
