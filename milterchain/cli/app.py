@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from milterchain import __version__
+from milterchain.cli.tools import milter_check
 from milterchain.config import Config, load, parse
 from milterchain.errors import ConfigurationError
 
@@ -155,6 +156,9 @@ def trace(
     request = TraceRequest.read(message, sender, recipients, client_addr, helo)
     if not run_trace(_load(config, _flags(None, milter, None)), request, json=json):
         raise typer.Exit(EXIT_PROBLEM)
+
+
+app.command("milter-check")(milter_check)
 
 
 def main() -> None:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from milterchain.chain.plan import MilterPlan
+from milterchain.cli.options_in_words import in_words
 from milterchain.cli.output import Cell, console, print_rows, safe
 from milterchain.config import Config, MilterConfig
 from milterchain.errors import MilterError
 from milterchain.milter.client import MilterSession
-from milterchain.milter.flags import Action, Protocol
 from milterchain.proxy.app import build_next_hops, milter_settings
 from milterchain.proxy.routes import HopStatus
 
@@ -51,7 +51,7 @@ async def _check_milter(milter: MilterConfig) -> Row:
         agreed = session.negotiated
         await session.quit()
         ok, version = True, str(agreed.version)
-        details = _in_words(agreed.actions, agreed.protocol)
+        details = in_words(agreed.actions, agreed.protocol)
     return Row(
         kind="milter",
         name=milter.name,
@@ -61,25 +61,6 @@ async def _check_milter(milter: MilterConfig) -> Row:
         details=details,
         seconds=time.perf_counter() - start,
     )
-
-
-def _in_words(actions: Action, protocol: Protocol) -> str:
-    """What was agreed on: what the milter may change, what it is not sent, does not answer, and can do."""
-    may, bits = _names(actions), _names(protocol)
-    unasked = [bit.removeprefix("no reply ") for bit in bits if bit.startswith("no reply ")]
-    unsent = [bit.removeprefix("no ") for bit in bits if bit.startswith("no ") and bit[3:8] != "reply"]
-    rest = [bit for bit in bits if not bit.startswith("no ")]
-    parts = [f"may {', '.join(may)}" if may else "may change nothing"]
-    parts += [
-        f"{what}: {', '.join(names)}"
-        for what, names in (("not sent", unsent), ("no answer to", unasked), ("knows", rest))
-        if names
-    ]
-    return "; ".join(parts)
-
-
-def _names(flags: Action | Protocol) -> list[str]:
-    return [str(flag.name).lower().replace("_", " ") for flag in type(flags) if flag in flags]
 
 
 def _next_hop(status: HopStatus) -> Row:

@@ -5,32 +5,27 @@ and nothing is relayed: every recipient counts as one that it took.
 """
 
 import asyncio
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from email.utils import getaddresses
 from functools import partial
 from ipaddress import ip_address
-from pathlib import Path as FilePath
 from typing import Self
-
-import typer
 
 from milterchain.chain.client import ClientInfo
 from milterchain.chain.observer import Snapshot
 from milterchain.chain.session import ChainSession
 from milterchain.chain.verdict import CONTINUE, Kind, Verdict, banner_reply
+from milterchain.cli.message_source import envelope_of, read_client, read_message
 from milterchain.cli.output import console
 from milterchain.cli.trace_silence import Talk
 from milterchain.cli.trace_view import Change, Event, Heard, Request, Result, show, show_json
 from milterchain.config import Config
-from milterchain.errors import HeaderLimitError, MilterError
-from milterchain.mail.canonical import canonical
+from milterchain.errors import MilterError
 from milterchain.mail.diff import MessageDiff, diff_envelopes, diff_messages
 from milterchain.mail.envelope import Envelope, Path
-from milterchain.mail.message import Message, parse_message
+from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
-from milterchain.milter.flags import Command, Family
+from milterchain.milter.flags import Command
 from milterchain.milter.messages import Modification
 from milterchain.proxy.app import build_chain
 from milterchain.proxy.logs import text
@@ -73,39 +68,15 @@ class TraceRequest:
         Raises:
             typer.BadParameter: what was given cannot be used.
         """
-        try:
-            address = ip_address(client_addr)
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--client-addr") from None
-        try:
-            content = sys.stdin.buffer.read() if source == "-" else FilePath(source).read_bytes()
-            message = parse_message(canonical(content))
-        except OSError as error:
-            raise typer.BadParameter(f"{source}: {error.strerror}", param_hint="MESSAGE.eml") from None
-        except HeaderLimitError as error:
-            raise typer.BadParameter(f"{source}: {error}", param_hint="MESSAGE.eml") from None
+        content = read_message(source)
+        envelope = envelope_of(content, sender, recipients or ())
         return cls(
-            message=message,
-            sender=_path(sender) if sender is not None else next(_addresses(message, b"from"), Path(b"<>")),
-            recipients=tuple(_path(recipient) for recipient in recipients or ())
-            or tuple(_addresses(message, b"to", b"cc"))
-            or (Path(b"<postmaster>"),),
-            client=ClientInfo(
-                address=str(address), family=Family.INET if address.version == 4 else Family.INET6
-            ),
+            message=content,
+            sender=envelope.sender,
+            recipients=envelope.recipients,
+            client=read_client(client_addr),
             helo=helo.encode("utf-8", "surrogateescape"),
         )
-
-
-def _path(address: str) -> Path:
-    return Path(b"<%b>" % address.removeprefix("<").removesuffix(">").encode("utf-8", "surrogateescape"))
-
-
-def _addresses(message: Message, *names: bytes) -> Iterator[Path]:
-    values = [
-        value.decode("utf-8", "replace") for name, value in message.milter_headers() if name.lower() in names
-    ]
-    return iter([_path(address) for _, address in getaddresses(values) if "@" in address])
 
 
 class Recorder:
@@ -211,7 +182,8 @@ async def trace_message(config: Config, request: TraceRequest) -> Result:
     """Send the message through the chain of a configuration."""
     milters = tuple(milter.name for milter in config.milter)
     recorder = Recorder(milters)
-    session = build_chain(config, recorder).session(_client(config, request))
+    chain = build_chain(config, recorder)
+    session = chain.session(_client(config, request))
     queue_id = QueueIds()()
     size = request.message.size
     try:
@@ -219,6 +191,7 @@ async def trace_message(config: Config, request: TraceRequest) -> Result:
     finally:
         session.abort()
         await session.close()
+        await chain.close()
         request.message.close()
     verdict = end.verdict
     talk = Talk(negotiated=session.negotiated, stages=recorder.stages, events=recorder.events)
