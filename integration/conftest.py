@@ -13,6 +13,8 @@ from integration.services.names import start_names
 from integration.services.packages import ALL, ASIDE, require
 from integration.services.process import Run
 
+pytest_plugins = ["milterchain.testing.pytest_plugin"]
+
 FAILED = pytest.StashKey[bool]()
 
 

@@ -148,6 +148,7 @@ class _Run:
         elif isinstance(action, Closed):
             if not await client.wait_closed():
                 raise self.failure("the server said more instead of closing the connection")
+            client.drop()
             self._client = None
         elif isinstance(action, Drop):
             client.drop()

@@ -1,9 +1,12 @@
 """A pytest plugin: each scenario of a `*.case` file is a test, with each MTA.
 
-Load it (in the topmost conftest.py, or by `-p milterchain.testing.pytest_plugin`), say in the configuration
-which MTAs there are, and make them in fixtures::
+Load it in the topmost conftest.py (or by `-p milterchain.testing.pytest_plugin`), say in a conftest.py near
+the scenarios which MTAs there are, and make them in fixtures::
 
     pytest_plugins = ["milterchain.testing.pytest_plugin"]
+
+    def pytest_case_mtas() -> list[str]:
+        return ["postfix"]
 
     @pytest.fixture(scope="session")
     def case_mta_postfix() -> Iterator[Mta]: ...
@@ -11,17 +14,14 @@ which MTAs there are, and make them in fixtures::
     @pytest.fixture(scope="session")
     def case_filters() -> Mapping[str, FilterStarter]: ...
 
-    # pyproject.toml
-    [tool.pytest.ini_options]
-    case_mtas = ["postfix"]
-
-The fixture for MTA `NAME` is called `case_mta_NAME`, and makes a `milterchain.testing.cases.Mta`; the default
-is one MTA called `mta`. `case_filters` may be left out if the filter under test runs already. Scenarios that
-are not meant for an MTA are skipped. The language is described in `milterchain.testing.cases`.
+The fixture for MTA `NAME` is called `case_mta_NAME`, and makes a `milterchain.testing.cases.Mta`; without
+`pytest_case_mtas` there is one MTA called `mta`. `case_filters` may be left out if the filter under test runs
+already. Scenarios that are not meant for an MTA are skipped. The language is described in
+`milterchain.testing.cases`.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,21 @@ from milterchain.testing.cases_model import Case
 from milterchain.testing.cases_parser import CaseSyntaxError, load
 from milterchain.testing.cases_runner import CaseFailure, FilterStarter, run_case, why_not
 
-__all__ = ["CaseFile", "case_filters", "pytest_addoption", "pytest_collect_file"]
+__all__ = ["CaseFile", "Hooks", "case_filters", "pytest_addhooks", "pytest_collect_file"]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare the setting `case_mtas`."""
-    parser.addini("case_mtas", "names of the MTAs with which scenarios (*.case) are played", "args", ["mta"])
+class Hooks:
+    """What a conftest.py may define."""
+
+    @staticmethod
+    @pytest.hookspec(firstresult=True)
+    def pytest_case_mtas() -> Sequence[str] | None:
+        """The names of the MTAs with which the scenarios of this directory are played."""
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare `Hooks`."""
+    pluginmanager.add_hookspecs(Hooks)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "CaseFile | None":
@@ -68,8 +77,9 @@ class CaseFile(pytest.Module):
             cases = load(self.path)
         except (CaseSyntaxError, OSError) as error:
             raise self.CollectError(str(error)) from None
+        names = self.ihook.pytest_case_mtas() or ["mta"]
         for case in cases:
-            for name in self.config.getini("case_mtas"):
+            for name in names:
                 yield _CaseFunction.from_parent(self, name=f"{case.name}[{name}]", callobj=_test(case, name))
 
 
