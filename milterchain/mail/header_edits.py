@@ -1,18 +1,20 @@
 """From what headers were and what they shall be to the fewest modifications that make it so.
 
 `header_edits` is the other direction of `edits.apply_edits`. A header whose value changed is changed in its
-place, and what else differs is deleted, inserted or added. The modifications are in an order (from the last
-header to the first, then what is added at the end) in which neither way of counting after a deletion matters:
-each index is the one that the header had before. So they are right for Postfix and for Sendmail.
+place, and what else differs is deleted, inserted or added. Changes and deletions come first, from the last
+header to the first, so that no index depends on what was done before.
 
-For insertion, though, Sendmail counts in a list of its own, with headers in it that no filter sees: it does
-as told only above the first header and below the last one. With `keep_order` the headers around an insertion
-in the middle are therefore deleted and inserted anew, at an end, where their order is certain.
+Sendmail differs from Postfix in more than how it counts. It puts an added header before the first one of its
+name, so a second one is inserted at the end. For insertion it counts in a list of its own, with headers in it
+that no filter sees: it does as told only above the first header and below the last one, and elsewhere errs
+towards the top. With `keep_order` the headers around an insertion in the middle are therefore deleted and
+inserted anew, at an end, where their order is certain. (All but a first Date, From or Message-Id, which stand
+where Sendmail would have put its own.)
 """
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from milterchain.mail.edits import HeaderIndex
@@ -28,6 +30,11 @@ TOP = 1
 """Where a milter inserts above the client's headers: below the Received header that the MTA puts on top."""
 END = 2**31 - 1
 """A position beyond all headers: the largest that C programs hold in a signed number."""
+
+OWN = b"received"
+"""The header that each MTA has, whether milters see one or not."""
+GENERATED = frozenset({b"date", b"from", b"message-id"})
+"""Headers that Sendmail makes if there are none, unless they are added; inserted ones it does not notice."""
 
 _Row: TypeAlias = tuple[bytes, bytes]
 _Pairs: TypeAlias = list[tuple[int, int]]
@@ -62,8 +69,7 @@ def header_edits(
     Args:
         before: name and value of each header as the MTA gave them.
         after: what they shall be; values are in the same form, with or without the blank after the colon.
-        header_index: the MTA's way of counting; of Sendmail it is also known that it may put an added header
-            next to another one of its name, so headers are inserted at the end instead.
+        header_index: whose way of counting and of adding the MTA has.
         keep_order: whether the order must be right on Sendmail. With `postfix` it always is.
 
     Raises:
@@ -74,38 +80,52 @@ def header_edits(
     sendmail = header_index == "sendmail"
     if sendmail and keep_order:
         pairs = _in_one_run(rows, pairs)
-    return [*_edit(rows, pairs), *_append(rows, pairs, apart=sendmail)]
+    fresh = _first_of_their_name(rows) if sendmail else range(len(rows.after))
+    edits: list[HeaderEdit] = list(_changes(rows, pairs))
+    for new, position in _insertions(pairs, stable=sendmail):
+        row = rows.after[new]
+        added = sendmail and new in fresh and row[0].lower() in GENERATED
+        edits.append(AddHeader(*row) if added else InsertHeader(position, *row))
+    for new in range(pairs[-1][1] + 1 if pairs else 0, len(rows.after)):
+        row = rows.after[new]
+        edits.append(AddHeader(*row) if new in fresh else InsertHeader(END, *row))
+    return edits
 
 
-def _edit(rows: _Rows, pairs: _Pairs) -> Iterator[HeaderEdit]:
-    """All but what comes after the last header that is kept, from the last to the first."""
+def _first_of_their_name(rows: _Rows) -> Container[int]:
+    """Those afterwards that are the first of a name that was not there before."""
+    there = {name.lower() for name, _ in rows.before} | {OWN}
+    first: dict[bytes, int] = {}
+    for new, (name, _) in enumerate(rows.after):
+        first.setdefault(name.lower(), new)
+    return {new for name, new in first.items() if name not in there}
+
+
+def _changes(rows: _Rows, pairs: _Pairs) -> Iterator[ChangeHeader]:
+    """What becomes of the headers that are there, from the last to the first."""
     seen: Counter[bytes] = Counter()
     ordinals = []
     for name, _ in rows.before:
         seen[name.lower()] += 1
         ordinals.append(seen[name.lower()])
-    old_end, new_end = len(rows.before), (pairs[-1][1] + 1 if pairs else 0)
-    for old, new in reversed([(-1, -1), *pairs]):
-        for gone in range(old_end - 1, old, -1):
-            yield ChangeHeader(ordinals[gone], rows.before[gone][0], b"")
-        for added in range(new_end - 1, new, -1):
-            # Position 0 is our own Received header, hence the header at `old` is at `old + 1`.
-            yield InsertHeader(old + 1 + TOP, *rows.after[added])
-        if old >= 0 and not rows.same(old, new):
+    becomes = dict(pairs)
+    for old in range(len(rows.before) - 1, -1, -1):
+        new = becomes.get(old)
+        if new is None:
+            yield ChangeHeader(ordinals[old], rows.before[old][0], b"")
+        elif not rows.same(old, new):
             yield ChangeHeader(ordinals[old], *rows.after[new])
-        old_end, new_end = old, new
 
 
-def _append(rows: _Rows, pairs: _Pairs, *, apart: bool) -> Iterator[HeaderEdit]:
-    """What comes after the last header that is kept; all, if none is.
+def _insertions(pairs: _Pairs, *, stable: bool) -> Iterator[tuple[int, int]]:
+    """What is new above the last header that is kept, and its position, from the last to the first.
 
-    An added header takes the place of one that Sendmail makes by itself (Date, Message-Id), so adding is
-    the better way where there is none of its name, and with `apart` the worse one where there is.
+    Headers that were deleted count for the position if they are `stable`.
     """
-    names = {name.lower() for name, _ in rows.before}
-    for row in rows.after[pairs[-1][1] + 1 if pairs else 0 :]:
-        yield InsertHeader(END, *row) if apart and row[0].lower() in names else AddHeader(*row)
-        names.add(row[0].lower())
+    for kept in range(len(pairs) - 1, -1, -1):
+        old, new = pairs[kept - 1] if kept else (-1, -1)
+        for between in range(pairs[kept][1] - 1, new, -1):
+            yield between, TOP + (old + 1 if stable else kept)
 
 
 def _align(rows: _Rows) -> _Pairs:
