@@ -74,7 +74,27 @@ class Response(enum.IntEnum):
     REPLY_CODE = ord("y")
 
 
-class Action(enum.IntFlag):
+_COMBINATIONS = 1024
+"""How many combinations of bits are remembered: all that ordinary peers say, in less than a megabyte."""
+
+
+class _Bits(enum.IntFlag):
+    """Bits of which a peer may say any combination.
+
+    `enum` remembers every combination that it met: peers that say another one in each connection would fill
+    the memory. Members are equal by their number, so nothing is lost by forgetting them.
+    """
+
+    @classmethod
+    def _missing_(cls, value: object) -> object:
+        known = cls._value2member_map_
+        if len(known) > _COMBINATIONS:
+            known.clear()
+            known.update({member.value: member for member in cls})
+        return super()._missing_(value)
+
+
+class Action(_Bits):
     """What a milter may do to a message (SMFIF_*)."""
 
     ADD_HEADERS = 0x001
@@ -88,7 +108,7 @@ class Action(enum.IntFlag):
     SET_MACRO_LIST = 0x100
 
 
-class Protocol(enum.IntFlag):
+class Protocol(_Bits):
     """What a milter does not want, does not answer, or can do (SMFIP_*)."""
 
     NO_CONNECT = 0x000001

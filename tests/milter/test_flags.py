@@ -27,3 +27,19 @@ def test_sizes_are_those_of_libmilter():
 
 def test_version_5_does_not_exist():
     assert flags.VERSIONS == (2, 3, 4, 6)
+
+
+@pytest.mark.parametrize("kind", [Action, Protocol])
+def test_combinations_of_bits_do_not_fill_the_memory(kind):
+    everything = ALL_ACTIONS if kind is Action else ALL_PROTOCOL
+    one = next(iter(kind))
+    for number in range(2**20, 2**20 + 5000):
+        said = kind(number << 1)
+        assert said.value == number << 1
+        assert (said | one) ^ one == said
+        assert one in said | one
+    assert len(kind._value2member_map_) < 2000
+    assert kind(everything.value) == everything
+    assert hash(kind(everything.value)) == hash(everything)
+    assert [kind(bit.value) for bit in kind] == list(kind)
+    assert all(kind(bit.value) is bit for bit in kind)
