@@ -103,7 +103,7 @@ class Macros(Readable):
 
     def _readable(self) -> Mapping[str, object]:
         stage = _STAGE_NAMES.get(self.stage, self.stage)
-        return {"stage": stage, **{name.decode("utf-8", "backslashreplace"): v for name, v in self.values}}
+        return {"stage": stage, **{name.decode("utf-8", "surrogateescape"): v for name, v in self.values}}
 
     @classmethod
     def decode(cls, payload: bytes) -> Self:

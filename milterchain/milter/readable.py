@@ -2,7 +2,7 @@ r"""The text form of messages for logs: one line of logfmt, the same for the sam
 
 `reject`; `reply_code code=550 status=5.7.1 text="not today"`; `add_header name=X-Spam value=yes`;
 `replace_body bytes=65535`. Bytes are shown as UTF-8 where they are, what cannot be printed as `\xNN`; a
-value with blanks, quotes or line ends is quoted.
+value with blanks, quotes or line ends is quoted, and so is such a name: peers choose those of macros.
 """
 
 import enum
@@ -22,7 +22,7 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 def logfmt(word: str, values: Mapping[str, object]) -> str:
     """One line: a word, then `name=value` for each value in order."""
-    return " ".join([word, *(f"{name}={_shown(value)}" for name, value in values.items())])
+    return " ".join([word, *(f"{_quoted(name)}={_shown(value)}" for name, value in values.items())])
 
 
 class Readable:

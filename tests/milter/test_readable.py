@@ -85,6 +85,10 @@ from milterchain.milter.readable import logfmt
         (Macros(Command.MAIL, ((b"i", b"1"), (b"{x}", b"a b"))), 'macro stage=mail i=1 {x}="a b"'),
         (Macros(1, ()), "macro stage=1"),
         (
+            Macros(Command.MAIL, ((b"a\n\xff", b"1"), (b"b=2 c", b""))),
+            r'macro stage=mail "a\n\xff"=1 "b=2 c"=""',
+        ),
+        (
             OptNeg(
                 version=6,
                 actions=ALL_ACTIONS,
@@ -103,6 +107,6 @@ def test_the_representation_stays_that_of_a_dataclass():
     assert repr(AddHeader(b"X", b"1")) == "AddHeader(name=b'X', value=b'1')"
 
 
-@given(st.binary())
-def test_whatever_comes_is_one_printable_line(value):
-    assert logfmt("word", {"value": value}).isprintable()
+@given(st.text(), st.binary())
+def test_whatever_comes_is_one_printable_line(name, value):
+    assert logfmt("word", {name: value}).isprintable()
