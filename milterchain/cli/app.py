@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from milterchain import __version__
-from milterchain.cli.tools import milter_check
+from milterchain.cli.tools import log_milter, milter_check
 from milterchain.config import Config, load, parse
 from milterchain.errors import ConfigurationError
 
@@ -158,6 +158,7 @@ def trace(
         raise typer.Exit(EXIT_PROBLEM)
 
 
+app.command("log-milter")(log_milter)
 app.command("milter-check")(milter_check)
 
 

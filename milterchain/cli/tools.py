@@ -28,7 +28,9 @@ from milterchain.milter.mta import MtaOptions
 if TYPE_CHECKING:
     from milterchain.cli.milter_check import Play
 
-__all__ = ["milter_check"]
+__all__ = ["log_milter", "milter_check"]
+
+DEFAULT_LISTEN: Final = "inet:127.0.0.1:8890"
 
 _T = TypeVar("_T")
 _SIZES: Final = {"64K": DATA_SIZE_64K, "256K": DATA_SIZE_256K, "1M": DATA_SIZE_1M}
@@ -123,6 +125,32 @@ _NewSession = Annotated[
     ),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+_Listen = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ADDR",
+        help="Listen here: inet:HOST:PORT, inet6:HOST:PORT or unix:/PATH; may be repeated."
+        f" [default: {DEFAULT_LISTEN}]",
+    ),
+]
+_WantedMacros = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--macros-at",
+        metavar="STAGE=NAMES",
+        help=f"Ask for these macros at a stage ({', '.join(_STAGES)}), separated by commas.",
+    ),
+]
+
+
+def log_milter(*, listen: _Listen = None, macro_names: _WantedMacros = None, json: _Json = False) -> None:
+    """A filter that accepts everything. Logs each event, each changed macro, and what was negotiated."""
+    from milterchain.cli.log_milter import log_milter as run  # noqa: PLC0415 - `--help` should not wait
+
+    macros = _parsed("--macros-at", lambda: dict(map(_macro_names, macro_names or ())))
+    run(listen or [DEFAULT_LISTEN], macros, as_json=json)
 
 
 def milter_check(
