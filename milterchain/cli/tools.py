@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeVar
 
 import typer
@@ -188,37 +187,36 @@ def milter_check(
     from milterchain.cli.milter_check import CheckRequest  # noqa: PLC0415 - `--help` should not wait
     from milterchain.cli.milter_check import milter_check as run  # noqa: PLC0415
 
-    offer = MtaOptions(
-        version=version,
-        actions=_parsed("--actions", lambda: read_flags(actions, Action, ALL_ACTIONS)),
-        protocol=_parsed("--protocol", lambda: read_flags(protocol, Protocol, ALL_PROTOCOL)),
-        max_data=_SIZES[data_size],
-        used_data=None if used_data_size is None else _SIZES[used_data_size],
-        connect_timeout=timeout,
-        command_timeout=timeout,
-        content_timeout=timeout,
-        macros=_parsed("--macros-at", lambda: dict(map(_macro_names, macro_names or ()))),
-    )
-    envelope = partial(
-        envelope_of,
-        sender=sender,
-        recipients=recipients or (),
-        sender_args=sender_args or (),
-        recipient_args=recipient_args or (),
-    )
+    who = sender, recipients or (), sender_args or (), recipient_args or ()
     request = CheckRequest(
         endpoint=_parsed("--connect", lambda: parse_endpoint(connect)),
-        options=offer,
+        options=replace(
+            _offer(actions, protocol, macro_names or ()),
+            version=version,
+            max_data=_SIZES[data_size],
+            used_data=None if used_data_size is None else _SIZES[used_data_size],
+            connect_timeout=timeout,
+            command_timeout=timeout,
+            content_timeout=timeout,
+        ),
         client=_client(client_addr, client_name, client_port),
         helo=as_typed(helo),
         unknown=tuple(map(as_typed, unknown or ())),
         macros=_parsed("--macro", lambda: tuple(map(_macro, macros or ()))),
-        plays=tuple(_plays(messages or (), envelope)),
+        plays=tuple(_plays(messages or (), lambda message: envelope_of(message, *who))),
         abort=abort,
         abort_at=abort_at,
         new_session=new_session,
     )
     raise typer.Exit(run(request, json=json))
+
+
+def _offer(actions: str, protocol: str, macros: Sequence[str]) -> MtaOptions:
+    return MtaOptions(
+        actions=_parsed("--actions", lambda: read_flags(actions, Action, ALL_ACTIONS)),
+        protocol=_parsed("--protocol", lambda: read_flags(protocol, Protocol, ALL_PROTOCOL)),
+        macros=_parsed("--macros-at", lambda: dict(map(_macro_names, macros))),
+    )
 
 
 def _client(address: str, name: str | None, port: int) -> ClientInfo:
