@@ -225,7 +225,9 @@ REPORTS: Mapping[str, Callable[[Transaction], object]] = {
     "recipients": lambda trx: ", ".join(str(recipient) for recipient in trx.recipients),
     "recipient-args": lambda trx: b" ".join(arg for rcpt in trx.recipients for arg in rcpt.args).decode(),
     "recipient-transport": lambda trx: trx.recipients[0].transport,
-    "recipient-domain": lambda trx: f"{trx.recipients[0].ascii_domain.decode()} {trx.recipients[0].domain!r}",
+    "recipient-domain": lambda trx: (
+        f"{trx.recipients[0].ascii_domain!r} {trx.recipients[0].unicode_domain!a}"
+    ),
     "queue-id": lambda trx: bool(trx.queue_id),
     "header-count": lambda trx: len(trx.headers),
     "subject": lambda trx: ascii(trx.headers.subject),

@@ -35,6 +35,10 @@ PURE = (
     "milterchain/proxy/queue_id.py",
     "milterchain/proxy/received.py",
     "milterchain/proxy/relay_replies.py",
+    "milterchain/testing/cases_message.py",
+    "milterchain/testing/cases_model.py",
+    "milterchain/testing/cases_parser.py",
+    "milterchain/testing/cases_text.py",
 )
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@
 `ScriptedMilter` plays the filter side of the milter protocol, `ScriptedNextHop` an SMTP server; both follow
 scripts, can go wrong on demand, and record what they were sent. `RawMta` plays the MTA's side, message by
 message.
+
+`milterchain.testing.cases` plays scenarios from data files with a filter and a real MTA;
+`milterchain.testing.pytest_plugin` makes tests of them.
 """
 
 from milterchain.testing.faults import Close, Fault, Garbage, InTurn, Late, Reset, Silence, StopReading

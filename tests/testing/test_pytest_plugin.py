@@ -1,0 +1,87 @@
+"""The plugin in a pytest of its own."""
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+CONFTEST = """
+import asyncio
+import threading
+
+import pytest
+
+from milterchain.testing import ScriptedNextHop
+from milterchain.testing.cases import HopOutbox, Mta
+
+pytest_plugins = ["milterchain.testing.pytest_plugin"]
+
+
+@pytest.fixture(scope="module")
+def case_mta_{name}():
+    ready = threading.Event()
+    found = {{}}
+
+    async def serve():
+        stop = asyncio.Event()
+        async with ScriptedNextHop() as hop:
+            found.update(hop=hop, stop=stop, loop=asyncio.get_running_loop())
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    ready.wait()
+    hop = found["hop"]
+    yield Mta(name="{name}", address=hop.address, outbox=HopOutbox(hop))
+    found["loop"].call_soon_threadsafe(found["stop"].set)
+    thread.join()
+"""
+
+CASES = """
+case fine
+connect
+> NOOP
+
+case not meant
+on other
+connect
+
+case wrong
+connect
+> NOOP
+= reject
+"""
+
+
+def test_scenarios_are_tests(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(CONFTEST.format(name="mta"))
+    pytester.makefile(".case", some=CASES)
+    pytester.makefile(".txt", other="no scenario")
+    result = pytester.runpytest_inprocess("-p", "no:asyncio", "-rs")
+    result.assert_outcomes(passed=1, skipped=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*wrong?mta?*",
+            "*some.case:11: 'wrong' with mta: expected reject, got 250 *",
+            "*SKIPPED*not meant for mta",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*run_case(*")
+
+
+def test_several_mtas(pytester: pytest.Pytester) -> None:
+    hook = "def pytest_case_mtas():\n    return ['one', 'two']\n"
+    pytester.makeconftest(CONFTEST.format(name="one") + hook)
+    pytester.makefile(".case", some="case fine\nconnect\n> NOOP\n")
+    result = pytester.runpytest_inprocess("-p", "no:asyncio", "-v")
+    # There is no fixture for the second one.
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*fine?one?*PASSED*", "*fine?two?*FAILED*", "*case_mta_two*not found*"])
+
+
+def test_a_mistake_is_told_when_tests_are_collected(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest('pytest_plugins = ["milterchain.testing.pytest_plugin"]')
+    pytester.makefile(".case", bad="case one\nwhat\n")
+    result = pytester.runpytest_inprocess("-p", "no:asyncio")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*bad.case:2: 'what' begins no line*"])
