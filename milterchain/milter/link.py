@@ -84,8 +84,10 @@ class MilterLink(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         self._transport = cast("asyncio.Transport", transport)
         self.opened_at = self._loop.time()
-        if self.endpoint.path is None:
-            tcp = transport.get_extra_info("socket")
+        if self.endpoint.path is not None:
+            return
+        tcp = transport.get_extra_info("socket")
+        if tcp is not None and tcp.family in {socket.AF_INET, socket.AF_INET6}:  # dialers choose
             tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if _TCP_QUICKACK is not None:
                 self._quickack = tcp.setsockopt

@@ -554,6 +554,15 @@ async def test_a_dialer_makes_the_connection():
         assert asked == [where]
 
 
+async def test_a_dialer_may_take_another_way(tmp_path):
+    async def dial(endpoint, factory):  # noqa: ARG001
+        return await Endpoint(path=str(tmp_path / "milter.sock")).connect(factory)
+
+    client = MtaClient("inet:filter.example:1", MtaOptions(dialer=dial))
+    async with ScriptedMilter(unix_path=tmp_path / "milter.sock"), client.session() as session:
+        assert not (await session.connect(b"client.test")).stops
+
+
 async def test_what_a_dialer_may_raise():
     async def dial(endpoint, factory):  # noqa: ARG001
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
