@@ -16,6 +16,11 @@ from milterchain.testing.cases import Arrival, Mta
 HOSTNAME = "mx.example.test"
 USERS = (("alice", "secret"),)
 
+PATIENCE = "4s"
+"""The MTAs wait so long for an answer to content: less than a scenario's filter works, so that signs of life
+are needed, and far more than all others need.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class SinkOutbox:
@@ -56,7 +61,7 @@ def make_postfix(run: Run, certificates: Certificates) -> Mta:
     sink = start_sink(run, "postfix-sink")
     filter_address = f"inet:127.0.0.1:{free_port()}"
     options = secured(run, certificates, USERS, HOSTNAME)
-    options["settings"] |= {"milter_protocol": "6", "smtpd_client_auth_rate_limit": "0"}
+    options["settings"]["milter_content_timeout"] = PATIENCE
     postfix = start_postfix(
         run, "postfix", relay_to=sink.address, milters=[filter_address], hostname=HOSTNAME, **options
     )
@@ -76,7 +81,13 @@ def make_sendmail(run: Run, certificates: Certificates) -> Mta:
     sink = start_sink(run, "sendmail-sink")
     filter_address = f"inet:127.0.0.1:{free_port()}"
     sendmail = start_sendmail(
-        run, certificates, relay_to=sink.address, milters=[filter_address], hostname=HOSTNAME, users=USERS
+        run,
+        certificates,
+        relay_to=sink.address,
+        milters=[filter_address],
+        hostname=HOSTNAME,
+        users=USERS,
+        milter_timeout=PATIENCE,
     )
     return Mta(
         name="sendmail",
@@ -97,7 +108,7 @@ def make_milterchain(run: Run) -> Mta:
     proxy = start_proxy(
         run,
         next_hop=f"smtp:{sink.address}",
-        milters=[milter_table("filter", filter_address)],
+        milters=[milter_table("filter", filter_address, {"content_timeout": f'"{PATIENCE}"'})],
         hostname=HOSTNAME,
         message_size="100MiB",
     )

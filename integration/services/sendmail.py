@@ -74,11 +74,11 @@ def make_users(database: Path, realm: str, users: Sequence[tuple[str, str]], own
     database.chmod(0o600)
 
 
-def _input_filter(number: int, address: str) -> str:
+def _input_filter(number: int, address: str, timeout: str) -> str:
     family, _, rest = address.partition(":")
     # Sendmail does not take a literal IPv4 address for the host here.
     place = f"inet:{rest.rpartition(':')[2]}@localhost" if family == "inet" else address
-    return f"INPUT_MAIL_FILTER(`filter{number}', `S={place}, F=T, T=C:10s;S:10s;R:30s;E:2m')dnl"
+    return f"INPUT_MAIL_FILTER(`filter{number}', `S={place}, F=T, T=C:10s;S:10s;R:{timeout};E:2m')dnl"
 
 
 def _make_place(run: Run) -> Path:
@@ -124,6 +124,7 @@ def start_sendmail(
     hostname: str = "mx.example.test",
     users: Sequence[tuple[str, str]] = (),
     name: str = "sendmail",
+    milter_timeout: str = "30s",
 ) -> Sendmail:
     """Configure and start an instance.
 
@@ -135,6 +136,7 @@ def start_sendmail(
         hostname: its own name, in the greeting and in Received.
         users: names and passwords for AUTH.
         name: of its log.
+        milter_timeout: for each answer of a milter.
     """
     place = _make_place(run)
     port = free_port()
@@ -148,7 +150,9 @@ def start_sendmail(
             "PORT": str(port),
             "NEXT_HOST": next_host,
             "NEXT_PORT": next_port,
-            "MILTERS": "\n".join(_input_filter(number, address) for number, address in enumerate(milters)),
+            "MILTERS": "\n".join(
+                _input_filter(number, milter, milter_timeout) for number, milter in enumerate(milters)
+            ),
         },
     )
     database = place / "sasl" / "users"

@@ -1,6 +1,7 @@
 """Scenarios played with a scripted server that stands for the MTA, and with one that breaks its word."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -181,6 +182,14 @@ async def test_tls_needs_a_context() -> None:
         mta = Mta(name="hop", address=hop.address, outbox=HopOutbox(hop))
         with pytest.raises(ValueError, match="hop has no TLS for certificate 'client'"):
             await run_case(case_of("connect", "tls client"), mta)
+
+
+async def test_tls_that_fails() -> None:
+    async with ScriptedNextHop({"STARTTLS": ["220 2.0.0 go on", Close()]}) as hop:
+        tls = {"": ssl.create_default_context()}
+        mta = Mta(name="hop", address=hop.address, outbox=HopOutbox(hop), tls=tls)
+        with pytest.raises(CaseFailure, match=r"it.case:4: .* no TLS: "):
+            await run_case(case_of("connect", "> STARTTLS", "tls"), mta)
 
 
 @pytest.fixture
