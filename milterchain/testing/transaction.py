@@ -12,7 +12,7 @@ Header values have the blank that follows the colon, as MTAs send them to a `Mai
 """
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self, TypeAlias
 
@@ -78,8 +78,9 @@ def diff_modifications(expected: Sequence[AnyModification], actual: Sequence[Any
     return "\n".join(_diff([*_lines(expected)], [*_lines(actual)]))
 
 
-def _diff(expected: list[str], actual: list[str]) -> Iterable[str]:
-    return () if expected == actual else difflib.ndiff(expected, actual)
+def _diff(expected: list[str], actual: list[str]) -> Iterator[str]:
+    if expected != actual:
+        yield from (line for line in difflib.ndiff(expected, actual) if not line.startswith("?"))
 
 
 def _lines(modifications: Sequence[AnyModification]) -> Iterator[str]:
