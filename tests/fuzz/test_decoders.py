@@ -1,6 +1,7 @@
-"""Both decoders and the packet reader against any bytes: a value that survives its own encoding, or an error."""
+"""Both decoders and the packet reader against any bytes: values that survive their encoding, or errors."""
 
 from contextlib import suppress
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -75,7 +76,7 @@ def read(stream: bytes, cuts: list[int]) -> tuple[list[tuple[int, bytes]], type[
     reader = PacketReader(MAX_PAYLOAD)
     packets = []
     edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         reader.feed(stream[start:end])
         try:
             packets.extend(reader)
