@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from integration.case_filters import CASE_FILTERS, CHANGES, EVENT_ANSWERS, REPORTS, SIMPLE
+from integration.case_events import EVENT_ANSWERS
+from integration.case_filters import CASE_FILTERS, CHANGES, REPORTS, SIMPLE
 from milterchain.mailfilter import DecideAt, OnError, TooLarge
 from milterchain.testing.cases import Case, Decision, load
 
