@@ -162,13 +162,21 @@ def build_noop(run: Run) -> Path:
     Raises:
         ServiceError: it does not compile.
     """
+    return build_c(run, NOOP_SOURCE, "-lmilter")
+
+
+def build_c(run: Run, source: Path, *libraries: str) -> Path:
+    """Compile a C program.
+
+    Raises:
+        ServiceError: it does not compile.
+    """
     compiler = shutil.which("cc") or "gcc"
-    program = run.directory / "noop_milter"
-    done = subprocess.run(
-        (compiler, "-O2", "-o", program, NOOP_SOURCE, "-lmilter"), check=False, capture_output=True, text=True
-    )
+    program = run.directory / source.stem
+    command = (compiler, "-O2", "-pthread", "-o", program, source, *libraries)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
-        raise ServiceError(f"cannot build {NOOP_SOURCE.name}: {done.stderr}")
+        raise ServiceError(f"cannot build {source.name}: {done.stderr}")
     return program
 
 

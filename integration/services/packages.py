@@ -28,6 +28,14 @@ BENCHMARK = {
 }
 """A file of each package, and the package."""
 
+FILTER_BENCHMARK = {
+    "/usr/include/libmilter/mfapi.h": "libmilter-dev",
+    "/usr/bin/gcc": "gcc",
+    "/usr/include/stdlib.h": "libc6-dev",
+    "/usr/lib/python3/dist-packages/Milter/__init__.py": "python3-milter",
+}
+"""The same for the benchmark of filters alone."""
+
 _LIBRARIES = f"/usr/lib/{platform.machine()}-linux-gnu"
 
 ALL = {

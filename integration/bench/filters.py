@@ -1,0 +1,203 @@
+"""Filters of this library against those of others: `python -m integration.bench.filters`, see `--help`.
+
+All do nothing, in one process each, and are driven by one and the same program in the same run, in
+alternating rounds: `filter_driver.c`, which sends packets that were encoded before and waits for the reply to
+each, as MTAs do. The table shows medians, and the median of the ratios within a round.
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from integration.bench.cases import KIB, MIB
+from integration.bench.filter_script import HEADERS, script
+from integration.bench.filter_servers import (
+    FILTERS,
+    FilterKind,
+    Running,
+    make_environment,
+    python_version,
+    start,
+)
+from integration.bench.measure import progress
+from integration.services.filters import build_c
+from integration.services.packages import FILTER_BENCHMARK, require
+from integration.services.process import Run, ServiceError
+
+SESSIONS = 10
+DRIVER = Path(__file__).with_name("filter_driver.c")
+WARM_UP = 0.3
+
+
+class Case(NamedTuple):
+    """Which messages are sent."""
+
+    label: str
+    size: int
+    keep: bool
+
+
+CASES = tuple(
+    Case(f"{label}, {'kept connection' if keep else 'session per message'}", size, keep)
+    for label, size in (("4 KiB", 4 * KIB), ("1 MiB", MIB))
+    for keep in (False, True)
+)
+
+
+class Round(NamedTuple):
+    """What the driver saw.
+
+    Attributes:
+        rate: messages a second.
+        driver: the part of one processor that the driver itself took.
+    """
+
+    rate: float
+    driver: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One filter in one case.
+
+    Attributes:
+        case: which messages.
+        kind: which filter.
+        rate: messages a second, the median.
+        ratio: our rate divided by its, the median over the rounds; None for our own.
+        driver: the part of one processor that the driver took, the median.
+    """
+
+    case: Case
+    kind: FilterKind
+    rate: float
+    ratio: float | None
+    driver: float
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is reached; None without one."""
+        if self.kind.target is None or self.ratio is None:
+            return None
+        return self.ratio >= self.kind.target
+
+
+def main() -> int:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m integration.bench.filters", description=(__doc__ or "").partition("\n\n")[0]
+    )
+    parser.add_argument("--short", action="store_true", help="3 rounds of a second")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds per filter and case (default: 5)")
+    parser.add_argument("--seconds", type=float, default=2, help="length of a round (default: 2)")
+    parser.add_argument(
+        "--loop", choices=("uvloop", "asyncio"), default="uvloop", help="for all that need one"
+    )
+    parser.add_argument("--only", default="", help="only cases whose name contains this")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    require(FILTER_BENCHMARK)
+    if options.short:
+        options.rounds, options.seconds = min(options.rounds, 3), min(options.seconds, 1)
+    make_environment(progress)
+    rows: list[Row] = []
+    with Run() as run:
+        filters = [start(run, kind, options.loop) for kind in FILTERS]
+        bench = Bench(run, build_c(run, DRIVER), options.seconds)
+        for case in CASES:
+            if options.only in case.label:
+                progress(f"measuring: {case.label}")
+                rows += bench.compare(case, filters, options.rounds)
+    print(_report(rows, options))
+    if options.json:
+        _write_json(options.json, rows)
+    return 1 if any(row.met is False for row in rows) else 0
+
+
+class Bench:
+    """Runs the driver."""
+
+    def __init__(self, run: Run, driver: Path, seconds: float) -> None:
+        self._run = run
+        self._driver = driver
+        self._seconds = seconds
+
+    def compare(self, case: Case, filters: list[Running], rounds: int) -> list[Row]:
+        """Measure all filters in one case, by turns."""
+        results: dict[FilterKind, list[Round]] = {each.kind: [] for each in filters}
+        for each in filters:
+            self._drive(case, each, WARM_UP)
+        for number in range(rounds):
+            for each in filters if number % 2 == 0 else filters[::-1]:
+                results[each.kind].append(self._drive(case, each, self._seconds))
+        return [_row(case, kind, results) for kind in results]
+
+    def _drive(self, case: Case, each: Running, seconds: float) -> Round:
+        path = self._run.directory / "script"
+        path.write_bytes(script(each.negotiated, case.size))
+        numbers = (each.port, SESSIONS, seconds, int(case.keep))
+        command = (str(self._driver), "127.0.0.1", *map(str, numbers), str(path))
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise ServiceError(f"{each.kind.name}, {case.label}: {done.stderr.strip()}")
+        messages, took, cpu = map(float, done.stdout.split())
+        return Round(messages / took, cpu / took)
+
+
+def _row(case: Case, kind: FilterKind, results: dict[FilterKind, list[Round]]) -> Row:
+    ours = results[FILTERS[0]]
+    pairs = zip(ours, results[kind], strict=True)
+    ratio = None if kind.ours else statistics.median(our.rate / their.rate for our, their in pairs)
+    rate, driver = map(statistics.median, zip(*results[kind], strict=True))
+    return Row(case, kind, rate, ratio, driver)
+
+
+def _report(rows: list[Row], options: argparse.Namespace) -> str:
+    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.release()}"
+    rounds = f"{options.rounds} alternating rounds of {options.seconds:g} s"
+    lines = [
+        f"{machine}, {python_version()}, {options.loop}, {rounds}, {SESSIONS} sessions at once.",
+        "",
+        "| case | filter | messages/s | milterchain is faster by | target | | driver's load |",
+        "|---|---|--:|--:|--:|---|--:|",
+    ]
+    for row in rows:
+        ratio = "" if row.ratio is None else f"x {row.ratio:.2f}"
+        target = "" if row.kind.target is None else f"≥ {row.kind.target:g}"
+        mark = {None: "", True: "met", False: "**missed**"}[row.met]
+        cells = (row.case.label, row.kind.name, f"{row.rate:.0f}", ratio, target, mark, f"{row.driver:.0%}")
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"A message has {len(HEADERS)} headers. Every event is asked for and answered with CONTINUE, but",
+        "milterchain.mailfilter asks for what it needs, and has most of it sent without a reply.",
+        "Driver's load: the part of one core that the driver took.",
+    ]
+    return "\n".join(lines)
+
+
+def _write_json(path: str, rows: list[Row]) -> None:
+    numbers = [
+        {
+            "case": row.case.label,
+            "filter": row.kind.name,
+            "rate": row.rate,
+            "ratio": row.ratio,
+            "driver": row.driver,
+        }
+        for row in rows
+    ]
+    Path(path).write_text(json.dumps(numbers, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
