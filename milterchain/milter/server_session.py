@@ -38,7 +38,6 @@ __all__ = ["ServerSession"]
 
 _log = logging.getLogger("milterchain.milter.server")
 
-_READ_SIZE = 256 * 1024
 _HELD_BACK = 64 * 1024
 """Bytes of edits and replies that are collected before they are written."""
 
@@ -153,7 +152,7 @@ class ServerSession:
             else:
                 self._deadline.set(self._options.idle_timeout)
             self._acknowledge()
-            data = await self._reader.read(_READ_SIZE)
+            data = await self._reader.receive()
             if not data:
                 return
             connection.receive_data(data)
@@ -351,6 +350,8 @@ class ServerSession:
             return
         self._check()
         self._write()
+        if self._writer.transport.get_write_buffer_size() <= _HELD_BACK:
+            return
         self._flushing += 1
         self._deadline.set(self._options.write_timeout)
         try:
