@@ -3,6 +3,7 @@
 PURE = (
     "milterchain/errors.py",
     "milterchain/mail/*.py",
+    "milterchain/mailfilter/*.py",
     "milterchain/milter/flags.py",
     "milterchain/milter/payloads.py",
     "milterchain/milter/commands.py",
@@ -38,6 +39,7 @@ PURE = (
     "milterchain/testing/cases_message.py",
     "milterchain/testing/cases_model.py",
     "milterchain/testing/cases_parser.py",
+    "milterchain/testing/transaction.py",
     "milterchain/testing/cases_text.py",
 )
 

@@ -125,5 +125,5 @@ async def _send(edit: Edit, modifier: Modifier) -> None:
             await modifier.change_sender(address, args)
         case AddRecipient(address, args):
             await modifier.add_recipient(address, args)
-        case DeleteRecipient(address):
-            await modifier.delete_recipient(address)
+        case _:
+            await modifier.delete_recipient(edit.text)

@@ -98,6 +98,8 @@ class FilterSession(Milter):
 
     async def header(self, name: bytes, value: bytes) -> Reply | None:
         """Collect a header."""
+        if self._options.decide_at < DecideAt.END_OF_HEADERS:
+            return None
         incoming = self._collecting()
         incoming.headers.add(name, value)
         return self._too_large(incoming)
@@ -221,7 +223,7 @@ class FilterSession(Milter):
         )
 
     def _collecting(self) -> IncomingMessage:
-        """The message that has begun; one without a sender if the MTA said nothing of one."""
+        """The message that has begun, for the MTA that says nothing of a sender, too."""
         if self._incoming is None:
             self._incoming = IncomingMessage(self._options, Sender(b""))
         return self._incoming

@@ -16,7 +16,7 @@ from milterchain.milter.messages import Connect
 
 __all__ = ["MTA", "Connection", "Helo", "macro_text", "text_of"]
 
-_SENDMAIL = re.compile(r"\d+\.\d+\.\d")
+_SENDMAIL = re.compile(r"\d+\.\d+")
 
 
 def text_of(data: bytes) -> str:
