@@ -14,7 +14,7 @@ from milterchain.mailfilter.options import DecideAt, FilterOptions
 from milterchain.milter.flags import Action, Command, Protocol, Stage
 from milterchain.milter.macros import DEFAULT_MACROS, spelled
 from milterchain.milter.messages import OptNeg
-from milterchain.milter.negotiation import DECLINE, MAX_VERSION, NO_REPLY, SINCE
+from milterchain.milter.negotiation import DECLINE, MAX_VERSION, MIN_VERSION, NO_REPLY, SINCE
 from milterchain.milter.server_options import NegotiationOptions
 
 __all__ = ["decision_command", "macros_for", "negotiation_for", "protocol_for"]
@@ -83,10 +83,11 @@ def macros_for(options: FilterOptions) -> Mapping[Stage, tuple[bytes, ...]]:
 
 def negotiation_for(options: FilterOptions, base: NegotiationOptions) -> NegotiationOptions:
     """What a server is to negotiate for a filter; what `base` says wins."""
+    wanted = protocol_for(options, MAX_VERSION)
+    spare = wanted & ~protocol_for(options, MIN_VERSION)
 
     def answer(offer: OptNeg, answer: OptNeg) -> OptNeg:
-        if base.protocol is None:
-            spare = protocol_for(options, MAX_VERSION) & ~protocol_for(options, answer.version)
+        if base.protocol is None and answer.version < SINCE[Command.DATA]:
             answer = replace(answer, protocol=answer.protocol & ~spare)
         return answer if base.callback is None else base.callback(offer, answer)
 
@@ -94,7 +95,7 @@ def negotiation_for(options: FilterOptions, base: NegotiationOptions) -> Negotia
         base,
         actions=Action(0) if base.actions is None else base.actions,
         optional_actions=options.actions if base.optional_actions is None else base.optional_actions,
-        protocol=protocol_for(options, MAX_VERSION) if base.protocol is None else base.protocol,
+        protocol=wanted if base.protocol is None else base.protocol,
         macros=macros_for(options) if base.macros is None else base.macros,
         callback=answer,
     )

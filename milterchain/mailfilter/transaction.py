@@ -146,10 +146,11 @@ class Transaction:
     # Content
 
     def keep_header_order(self) -> None:
-        """Make the order of the headers come out right also with Sendmail.
+        """Make the order of the headers come out right with Sendmail, too.
 
-        Sendmail puts new headers where it likes. This has it delete all headers from the first that changed
-        on, and add them again: more modifications, but the order of `headers`. Postfix needs no such help.
+        Sendmail counts headers that no filter sees, so that one inserted in the middle may come to stand
+        elsewhere. This has headers deleted and inserted anew at an end, where their order is certain: more
+        modifications. Postfix needs no such help, and is told the same as without.
         """
         self._keeps_order = True
 

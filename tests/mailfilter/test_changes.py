@@ -90,6 +90,19 @@ def test_without_changes_there_are_none():
     assert changes_of(transaction(), quarantine(""))
 
 
+@pytest.mark.parametrize(("version", "more"), [("Postfix 3.7", False), ("8.17.1", True)])
+def test_the_order_of_headers_is_kept_where_it_is_asked_for(version, more):
+    counts = []
+    for keep in (False, True):
+        trx = transaction(mta=MTA(version=version))
+        trx.headers.insert(1, b"New", b"between")
+        if keep:
+            trx.keep_header_order()
+        counts.append(len(changes_of(trx, ACCEPT).edits))
+    assert counts[0] == 1
+    assert (counts[1] > 1) is more
+
+
 ONE = {
     Action.ADD_HEADERS: Changes(edits=[AddHeader(b"X", b"")]),
     Action.CHANGE_HEADERS: Changes(edits=[ChangeHeader(1, b"X", b"")]),
