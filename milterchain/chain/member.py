@@ -6,7 +6,7 @@ so an event sent too early would hang the session. Everything runs in the callba
 there are no tasks.
 
 A milter that fails is closed and not tried again in this session: its default action is the answer from then
-on. But a connection that *we* closed, because a verdict came amid streamed content, is opened anew at the next
+on. But a connection that *we* closed, as a verdict came amid streamed content, is opened anew at the next
 message, and a kept one that is gone before its first reply at once.
 """
 

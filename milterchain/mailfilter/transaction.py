@@ -107,7 +107,7 @@ class Transaction:
         """Change the envelope's sender.
 
         Args:
-            address: with or without brackets; empty for the null sender, which Sendmail ignores.
+            address: with or without brackets; empty for the null sender.
             args: parameters of MAIL (`"RET=HDRS"`); without any, those of the present sender stay.
 
         Raises:

@@ -6,11 +6,11 @@ that writes them one by one costs 40 ms on TCP (Nagle's algorithm meets the MTA'
 
 import enum
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from milterchain.errors import LocalProtocolError, NotNegotiatedError, VersionError, WrongStageError
+from milterchain.milter.chunking import BodySource, chunks
 from milterchain.milter.flags import Action
 from milterchain.milter.messages import (
     AddHeader,
@@ -25,7 +25,7 @@ from milterchain.milter.messages import (
 )
 from milterchain.milter.negotiation import ACTION_SINCE, Negotiated
 
-__all__ = ["BinaryReader", "BodySource", "Modifier", "Sink"]
+__all__ = ["Modifier", "Sink"]
 
 _NAME = re.compile(rb"[!-9;-~]+")
 """A header's name: printable ASCII without the colon (RFC 5322 2.2)."""
@@ -40,17 +40,6 @@ class Sink(Protocol):
 
     async def progress(self) -> None:
         """Tell the MTA at once that there will be a reply, if it waits for one."""
-
-
-class BinaryReader(Protocol):
-    """A binary file."""
-
-    def read(self, size: int, /) -> bytes:
-        """Up to so many bytes; none at the end."""
-
-
-BodySource: TypeAlias = bytes | bytearray | memoryview | BinaryReader | Iterable[bytes] | AsyncIterable[bytes]
-"""Where a new body comes from."""
 
 
 class Modifier:
@@ -131,10 +120,13 @@ class Modifier:
         self._check(ReplaceBody, Action.CHANGE_BODY)
         if self._body is _Body.ENDED:
             raise LocalProtocolError("other changes came after the new body began: it must come in one go")
-        async with aclosing(_chunks(content, self._negotiated.max_data)) as chunks:
-            async for chunk in chunks:
-                await self._emit(ReplaceBody(chunk), Action.CHANGE_BODY)
-                self._body = _Body.NEW
+        empty = True
+        async with aclosing(chunks(content, self._negotiated.max_data)) as pieces:
+            async for piece in pieces:
+                await self._replace(piece)
+                empty = False
+        if empty:
+            await self._replace(b"")
 
     async def quarantine(self, reason: bytes) -> None:
         """Have the message held, if it is accepted in the end."""
@@ -158,6 +150,10 @@ class Modifier:
                 f"{kind.__name__} needs Action.{need.name}; add it to the filter's `actions`"
             )
 
+    async def _replace(self, chunk: bytes) -> None:
+        await self._emit(ReplaceBody(chunk), Action.CHANGE_BODY)
+        self._body = _Body.NEW
+
     async def _emit(self, message: Modification | Quarantine, need: Action) -> None:
         self._check(type(message), need)
         if self._body is _Body.NEW and not isinstance(message, ReplaceBody):
@@ -171,37 +167,6 @@ class _Body(enum.Enum):
     OLD = enum.auto()
     NEW = enum.auto()
     ENDED = enum.auto()
-
-
-async def _chunks(content: BodySource, size: int) -> AsyncGenerator[bytes, None]:
-    """Pieces of exactly `size` bytes, and the rest; one empty piece of nothing."""
-    buffer = bytearray()
-    empty = True
-    async with aclosing(_pieces(content, size)) as pieces:
-        async for piece in pieces:
-            buffer += piece
-            start = 0
-            while len(buffer) - start >= size:
-                yield bytes(buffer[start : start + size])
-                start += size
-                empty = False
-            del buffer[:start]
-    if buffer or empty:
-        yield bytes(buffer)
-
-
-async def _pieces(content: BodySource, size: int) -> AsyncGenerator[bytes | bytearray | memoryview, None]:
-    if isinstance(content, bytes | bytearray | memoryview):
-        yield content
-    elif isinstance(content, AsyncIterable):
-        async for piece in content:
-            yield piece
-    elif hasattr(content, "read"):
-        while piece := content.read(size):
-            yield piece
-    else:
-        for piece in content:
-            yield piece
 
 
 def _name(name: bytes) -> bytes:
