@@ -11,7 +11,7 @@ from integration.services.secured import secured
 from integration.services.sendmail import start_sendmail
 from integration.services.sink import Sink, start_sink
 from integration.services.tls import Certificates
-from milterchain.testing.cases import Arrival, Mta
+from milterchain.testing.cases import Arrival, Mta, MtaTraits
 
 HOSTNAME = "mx.example.test"
 USERS = (("alice", "secret"),)
@@ -20,6 +20,12 @@ PATIENCE = "4s"
 """The MTAs wait so long for an answer to content: less than a scenario's filter works, so that signs of life
 are needed, and far more than all others need.
 """
+
+
+POSTFIX = MtaTraits(name="postfix", tags=frozenset(["tls", "auth", "utf8", "dsn"]))
+SENDMAIL = MtaTraits(name="sendmail", tags=frozenset(["tls", "auth", "dsn"]))
+"""Debian builds it without SMTPUTF8."""
+MILTERCHAIN = MtaTraits(name="milterchain", like=frozenset(["postfix"]), tags=frozenset(["utf8", "dsn"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +72,11 @@ def make_postfix(run: Run, certificates: Certificates) -> Mta:
         run, "postfix", relay_to=sink.address, milters=[filter_address], hostname=HOSTNAME, **options
     )
     return Mta(
-        name="postfix",
+        name=POSTFIX.name,
+        tags=POSTFIX.tags,
         address=postfix.address,
         outbox=SinkOutbox(sink, postfix.wait_until_empty, lambda: _held(postfix)),
         filter_address=filter_address,
-        tags=frozenset(["tls", "auth", "utf8", "dsn"]),
         tls={"": certificates.context(), "client": certificates.context(client=True)},
         hostname=HOSTNAME,
     )
@@ -90,12 +96,11 @@ def make_sendmail(run: Run, certificates: Certificates) -> Mta:
         milter_timeout=PATIENCE,
     )
     return Mta(
-        name="sendmail",
+        name=SENDMAIL.name,
+        tags=SENDMAIL.tags,
         address=sendmail.address,
         outbox=SinkOutbox(sink, sendmail.wait_until_empty, sendmail.held),
         filter_address=filter_address,
-        # Debian builds it without SMTPUTF8.
-        tags=frozenset(["tls", "auth", "dsn"]),
         tls={"": certificates.context(), "client": certificates.context(client=True)},
         hostname=HOSTNAME,
     )
@@ -113,13 +118,13 @@ def make_milterchain(run: Run) -> Mta:
         message_size="100MiB",
     )
     return Mta(
-        name="milterchain",
+        name=MILTERCHAIN.name,
+        like=MILTERCHAIN.like,
+        tags=MILTERCHAIN.tags,
         address=proxy.address,
         # It answers the final dot when the next hop has.
         outbox=SinkOutbox(sink, lambda: None, lambda: 0),
         filter_address=filter_address,
-        like=frozenset(["postfix"]),
-        tags=frozenset(["utf8", "dsn"]),
         hostname=HOSTNAME,
     )
 

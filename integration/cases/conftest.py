@@ -5,15 +5,23 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from integration.case_filters import CASE_FILTERS
-from integration.case_mtas import HOSTNAME, make_milterchain, make_postfix, make_sendmail
+from integration.case_mtas import (
+    HOSTNAME,
+    MILTERCHAIN,
+    POSTFIX,
+    SENDMAIL,
+    make_milterchain,
+    make_postfix,
+    make_sendmail,
+)
 from integration.services.names import start_names
 from integration.services.process import Run
 from integration.services.tls import Certificates, make_certificates
-from milterchain.testing.cases import FilterStarter, Mta
+from milterchain.testing.cases import FilterStarter, Mta, MtaTraits
 
 
-def pytest_case_mtas() -> list[str]:
-    return ["postfix", "sendmail", "milterchain"]
+def pytest_case_mtas() -> list[MtaTraits]:
+    return [POSTFIX, SENDMAIL, MILTERCHAIN]
 
 
 @pytest.fixture(scope="session")

@@ -105,7 +105,7 @@ from milterchain.testing.cases_model import (
     Step,
     TextLine,
 )
-from milterchain.testing.cases_mta import Arrival, HopOutbox, Mta, Outbox
+from milterchain.testing.cases_mta import Arrival, HopOutbox, Mta, MtaTraits, Outbox
 from milterchain.testing.cases_parser import MAX_CONTENT, CaseSyntaxError, load, parse
 from milterchain.testing.cases_runner import CASE_TIMEOUT, CaseFailure, FilterStarter, run_case, why_not
 
@@ -130,6 +130,7 @@ __all__ = [
     "HasHeader",
     "HopOutbox",
     "Mta",
+    "MtaTraits",
     "Option",
     "Outbox",
     "Pattern",

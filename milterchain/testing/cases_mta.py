@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from milterchain.testing.scripted_next_hop import ScriptedNextHop
 
-__all__ = ["Arrival", "HopOutbox", "Mta", "Outbox"]
+__all__ = ["Arrival", "HopOutbox", "Mta", "MtaTraits", "Outbox"]
 
 
 class Arrival(NamedTuple):
@@ -38,35 +38,44 @@ class Outbox(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mta:
-    """A running MTA.
+class MtaTraits:
+    """What decides which scenarios are meant for an MTA.
 
     Attributes:
         name: by which scenarios select it, such as `postfix`.
-        address: where it takes SMTP, as `HOST:PORT`.
-        outbox: where it delivers to.
-        filter_address: where it expects its filter, such as `inet:127.0.0.1:8890`; empty if the filter under
-            test runs already, and the scenarios' own `filter` lines are to be ignored.
         like: more names that select it: those of MTAs that it behaves like.
-        tags: what it can do: `tls`, `auth`, `utf8`, …; scenarios that need more are skipped.
-        tls: what the client needs for STARTTLS, by the name of the certificate that it shows; the empty name
-            is for none.
-        hostname: what the MTA calls itself in its Received header.
+        tags: what it can do: `tls`, `auth`, `utf8`, …; scenarios that need more are not for it.
     """
 
     name: str
-    address: str
-    outbox: Outbox
-    filter_address: str = ""
     like: frozenset[str] = frozenset()
     tags: frozenset[str] = frozenset()
-    tls: Mapping[str, ssl.SSLContext] = field(default_factory=dict)
-    hostname: str = "localhost"
 
     @property
     def names(self) -> frozenset[str]:
         """All names that select it."""
         return self.like | {self.name}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mta(MtaTraits):
+    """A running MTA.
+
+    Attributes:
+        address: where it takes SMTP, as `HOST:PORT`.
+        outbox: where it delivers to.
+        filter_address: where it expects its filter, such as `inet:127.0.0.1:8890`; empty if the filter under
+            test runs already, and the scenarios' own `filter` lines are to be ignored.
+        tls: what the client needs for STARTTLS, by the name of the certificate that it shows; the empty name
+            is for none.
+        hostname: what the MTA calls itself in its Received header.
+    """
+
+    address: str
+    outbox: Outbox
+    filter_address: str = ""
+    tls: Mapping[str, ssl.SSLContext] = field(default_factory=dict)
+    hostname: str = "localhost"
 
 
 class HopOutbox:

@@ -22,7 +22,7 @@ from milterchain.testing.cases_model import (
     Step,
     select,
 )
-from milterchain.testing.cases_mta import Arrival, Mta
+from milterchain.testing.cases_mta import Arrival, Mta, MtaTraits
 
 __all__ = ["CASE_TIMEOUT", "CaseFailure", "FilterStarter", "run_case", "why_not"]
 
@@ -43,7 +43,7 @@ class CaseFailure(AssertionError):  # noqa: N818 - what a failed assertion is ca
     """A scenario went otherwise than its file says."""
 
 
-def why_not(case: Case, mta: Mta) -> str:
+def why_not(case: Case, mta: MtaTraits) -> str:
     """Why a scenario is not meant for an MTA; empty if it is."""
     if not case.mtas.fits(mta.names):
         return f"not meant for {mta.name}"

@@ -16,8 +16,8 @@ the scenarios which MTAs there are, and make them in fixtures::
 
 The fixture for MTA `NAME` is called `case_mta_NAME`, and makes a `milterchain.testing.cases.Mta`; without
 `pytest_case_mtas` there is one MTA called `mta`. `case_filters` may be left out if the filter under test runs
-already. Scenarios that are not meant for an MTA are skipped. The language is described in
-`milterchain.testing.cases`.
+already. Scenarios that are not meant for an MTA are skipped; if `pytest_case_mtas` returns `MtaTraits` and no
+names, they are no tests at all. The language is described in `milterchain.testing.cases`.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ from typing import Any
 import pytest
 
 from milterchain.testing.cases_model import Case
+from milterchain.testing.cases_mta import MtaTraits
 from milterchain.testing.cases_parser import CaseSyntaxError, load
 from milterchain.testing.cases_runner import CaseFailure, FilterStarter, run_case, why_not
 
@@ -39,8 +40,8 @@ class Hooks:
 
     @staticmethod
     @pytest.hookspec(firstresult=True)
-    def pytest_case_mtas() -> Sequence[str] | None:
-        """The names of the MTAs with which the scenarios of this directory are played."""
+    def pytest_case_mtas() -> Sequence[str | MtaTraits] | None:
+        """The MTAs with which the scenarios of this directory are played: names, or what they can do."""
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -77,9 +78,12 @@ class CaseFile(pytest.Module):
             cases = load(self.path)
         except (CaseSyntaxError, OSError) as error:
             raise self.CollectError(str(error)) from None
-        names = self.ihook.pytest_case_mtas() or ["mta"]
+        mtas: Sequence[str | MtaTraits] = self.ihook.pytest_case_mtas() or ["mta"]
         for case in cases:
-            for name in names:
+            for mta in mtas:
+                if isinstance(mta, MtaTraits) and why_not(case, mta):
+                    continue
+                name = mta if isinstance(mta, str) else mta.name
                 yield _CaseFunction.from_parent(self, name=f"{case.name}[{name}]", callobj=_test(case, name))
 
 

@@ -79,6 +79,18 @@ def test_several_mtas(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*fine?one?*PASSED*", "*fine?two?*FAILED*", "*case_mta_two*not found*"])
 
 
+def test_what_an_mta_cannot_do_is_no_test(pytester: pytest.Pytester) -> None:
+    hook = (
+        "from milterchain.testing.cases import MtaTraits\n"
+        "def pytest_case_mtas():\n"
+        "    return [MtaTraits(name='one', tags=frozenset(['tls'])), MtaTraits(name='two')]\n"
+    )
+    pytester.makeconftest(CONFTEST.format(name="one") + hook)
+    pytester.makefile(".case", some="case fine\nneeds tls\nconnect\n> NOOP\n")
+    result = pytester.runpytest_inprocess("-p", "no:asyncio", "--collect-only", "-q")
+    assert [line for line in result.outlines if "::" in line] == ["some.case::fine[one]"]
+
+
 def test_a_mistake_is_told_when_tests_are_collected(pytester: pytest.Pytester) -> None:
     pytester.makeconftest('pytest_plugins = ["milterchain.testing.pytest_plugin"]')
     pytester.makefile(".case", bad="case one\nwhat\n")
