@@ -172,7 +172,10 @@ class Milter:
         """The client sent what is no SMTP command."""
 
     async def close(self) -> None:
-        """The session is over, however it ended; called exactly once."""
+        """The session is over, however it ended; called exactly once.
+
+        Also if the MTA could not be agreed with, and no other method was called.
+        """
 
 
 def derived_protocol(kind: type[Milter]) -> Protocol:

@@ -40,18 +40,23 @@ class MilterMaker:
         self._plain = plain
         self._dynamic = dynamic
 
-    def negotiate(self, offer: OptNeg) -> tuple[OptNeg, Milter | None]:
-        """The answer to an MTA, and the filter if it had to be made to know what it wants.
+    def first(self) -> Milter | None:
+        """The filter, if it has to be made to know what it wants."""
+        return None if self._plain is None else self._count(self._plain())
+
+    def answer(self, offer: OptNeg, milter: Milter | None) -> OptNeg:
+        """The answer to an MTA.
+
+        Args:
+            offer: what the MTA sent.
+            milter: what `first` made.
 
         Raises:
             NegotiationError: the MTA lacks something.
         """
-        if self._plain is not None:
-            milter = self._count(self._plain())
-            return self._options.answer(offer, milter), milter
         kind = self._dynamic
         known = kind if isinstance(kind, type) and issubclass(kind, Milter) else None
-        return self._options.answer(offer, known), None
+        return self._options.answer(offer, known if milter is None else milter)
 
     def make(self, negotiated: Negotiated) -> Milter:
         """A filter for a session."""

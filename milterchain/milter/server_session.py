@@ -185,15 +185,16 @@ class ServerSession:
         command = Command(event.code)
         self._macros.command(command)
         if isinstance(event, OptNeg):
-            answer, self._milter = self._maker.negotiate(event)
-            await self._send(answer)
+            self._milter = self._maker.first()
+            await self._send(self._maker.answer(event, self._milter))
             await self._introduce(self._milter)
         elif command is Command.ABORT:
             await self._forget()
         elif command is Command.QUIT_NEW_CONNECTION:
             await self._part()
         elif command is not Command.QUIT:
-            await self._answer(self._milter or await self._introduce(None), command, event)
+            milter = self._milter
+            await self._answer(await self._introduce(None) if milter is None else milter, command, event)
 
     async def _introduce(self, milter: Milter | None) -> Milter:
         """Get a filter ready for a session."""

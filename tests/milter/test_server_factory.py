@@ -7,13 +7,14 @@ import pytest
 
 from milterchain.milter.endpoint import Endpoint
 from milterchain.milter.filter import Milter
-from milterchain.milter.flags import ALL_ACTIONS, DATA_SIZE_64K, Action, Protocol
+from milterchain.milter.flags import ALL_ACTIONS, ALL_PROTOCOL, DATA_SIZE_64K, Action, Protocol
 from milterchain.milter.messages import (
     Accept,
     Connect,
     Continue,
     EndOfMessage,
     Header,
+    OptNeg,
     Progress,
     Quit,
     QuitNewConnection,
@@ -105,6 +106,30 @@ async def test_no_filter_is_made_for_a_session_that_does_not_come():
         assert server.handlers_made == 1
 
 
+@pytest.mark.parametrize("failing", [False, True])
+async def test_a_filter_that_the_mta_cannot_serve_is_closed(failing):
+    """It was made to know what it needs, and may hold something already."""
+    closed = []
+
+    class Filter(Milter):
+        actions = Action.ADD_HEADERS
+
+        async def close(self):
+            closed.append(self)
+
+    def callback(_offer, _answer):
+        raise ZeroDivisionError
+
+    negotiation = NegotiationOptions(callback=callback if failing else None)
+    async with (
+        MilterServer(Filter, LISTENERS, negotiation=negotiation) as server,
+        RawMta(server.endpoints[0]) as mta,
+    ):
+        mta.send(OptNeg(version=6, actions=ALL_ACTIONS if failing else Action(0), protocol=ALL_PROTOCOL))
+        assert await mta.closed() == b""
+    assert len(closed) == server.handlers_made == 1
+
+
 async def test_a_dynamic_factory_that_fails(caplog):
     async with (
         MilterServer.dynamic(lambda _: 1 // 0, LISTENERS) as server,
@@ -113,6 +138,23 @@ async def test_a_dynamic_factory_that_fails(caplog):
         await mta.negotiate()
         assert await mta.closed() == b""
     assert "could not be started" in caplog.text
+
+
+async def test_a_filter_may_be_false():
+    class Filter(Milter):
+        def __init__(self):
+            self.recipients = []
+
+        def __len__(self):
+            return len(self.recipients)
+
+        async def header(self, _name, _value): ...
+
+    async with MilterServer(Filter, LISTENERS) as server, RawMta(server.endpoints[0]) as mta:
+        await mta.negotiate()
+        assert await mta.ask(Header(b"A", b"b")) == Continue()
+        assert await mta.ask(EndOfMessage()) == Continue()
+        assert server.handlers_made == 1
 
 
 class TestNewConnection:
