@@ -11,13 +11,11 @@ in a configuration is ever silently without effect.
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StrictBool,
     StrictInt,
@@ -28,19 +26,26 @@ from pydantic import (
     model_validator,
 )
 
-from milterchain.config_mistakes import Later, MistakeAtError, allowed_values, describe
+from milterchain.config_listen import AuthConfig, ListenConfig, TLSConfig
+from milterchain.config_mistakes import Later, MistakeAtError, describe
+from milterchain.config_table import (
+    Count,
+    Duration,
+    Listening,
+    Name,
+    Networks,
+    Size,
+    Table,
+    base_directory,
+    not_empty,
+)
 from milterchain.config_types import (
-    ListenAddress,
-    Network,
     default_hostname,
     parse_domain,
-    parse_duration,
     parse_hostname,
-    parse_listen,
     parse_macro,
     parse_macro_stage,
     parse_network,
-    parse_size,
     parse_workers,
 )
 from milterchain.errors import ConfigurationError
@@ -67,22 +72,6 @@ __all__ = [
 MAX_FILE: int = 4 * 2**20
 """Bytes of a configuration file; a larger one is surely something else (a spool file, a device)."""
 
-Item = TypeVar("Item")
-Size: TypeAlias = Annotated[int, BeforeValidator(parse_size)]
-Duration: TypeAlias = Annotated[float, BeforeValidator(parse_duration)]
-Networks: TypeAlias = tuple[Annotated[Network, BeforeValidator(parse_network)], ...]
-Count: TypeAlias = Annotated[StrictInt, Field(ge=1)]
-Name: TypeAlias = Annotated[StrictStr, Field(pattern=r"^[\x21-\x7e]+$", max_length=100)]
-
-
-def _base(info: ValidationInfo) -> Path:
-    base: Path = info.context["base"] if info.context else Path.cwd()
-    return base
-
-
-def _listen(value: object, info: ValidationInfo) -> ListenAddress:
-    return value if isinstance(value, ListenAddress) else parse_listen(value, _base(info))
-
 
 def _absolute(value: object, schemes: Sequence[str], base: Path) -> str:
     """Make the path after one of the schemes absolute; anything else stays what it is."""
@@ -94,17 +83,11 @@ def _absolute(value: object, schemes: Sequence[str], base: Path) -> str:
 
 
 def _endpoint(value: object, info: ValidationInfo) -> Endpoint:
-    return parse_endpoint(_absolute(value, ("unix:", "local:"), _base(info)))
+    return parse_endpoint(_absolute(value, ("unix:", "local:"), base_directory(info)))
 
 
 def _hop(value: object, info: ValidationInfo) -> Hop:
-    return parse_hop(_absolute(value, ("maildir:", "lmtp:unix:"), _base(info)))
-
-
-def _not_empty(items: tuple[Item, ...]) -> tuple[Item, ...]:
-    if not items:
-        raise ValueError("is empty; at least one is needed")
-    return items
+    return parse_hop(_absolute(value, ("maildir:", "lmtp:unix:"), base_directory(info)))
 
 
 Address: TypeAlias = Annotated[Endpoint, BeforeValidator(_endpoint)]
@@ -113,71 +96,7 @@ MacroStage: TypeAlias = Annotated[Stage, BeforeValidator(parse_macro_stage)]
 MacroName: TypeAlias = Annotated[bytes, BeforeValidator(parse_macro)]
 
 
-class _Table(BaseModel):
-    """What all tables have in common: unknown keys are mistakes, values cannot be changed.
-
-    Attributes:
-        later: what needs a later version.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-    later: ClassVar[Later] = {}
-
-    @field_validator("*")
-    @classmethod
-    def _refuse_later(cls, value: object, info: ValidationInfo) -> object:
-        name = info.field_name or ""
-        if name not in cls.later:
-            return value
-        feature, values = cls.later[name]
-        default = cls.model_fields[name].get_default(call_default_factory=True)
-        if value in values if values else value != default:
-            shown = f"{value!r}: " if isinstance(value, str | int) else ""
-            instead = f"allowed are {', '.join(allowed_values(cls, name))}" if values else "leave it out"
-            raise ValueError(f"{shown}{feature} is not supported by this version yet; {instead}")
-        return value
-
-
-class TLSConfig(_Table):
-    """`[[listen]] tls`."""
-
-    certificate: StrictStr
-    key: StrictStr
-    mode: Literal["starttls", "implicit"] = "starttls"
-    required: StrictBool = False
-
-
-class AuthConfig(_Table):
-    """`[[listen]] auth`."""
-
-    backend: Literal["next-hop", "file"]
-    path: StrictStr | None = None
-    allow_plaintext: StrictBool = False
-
-
-class ListenConfig(_Table):
-    """`[[listen]]`: one address that takes mail in.
-
-    Attributes:
-        name: what milters get as `{daemon_name}`.
-    """
-
-    later = {
-        "tls": ("TLS", frozenset()),
-        "proxy_protocol_from": ("the PROXY protocol", frozenset()),
-        "xclient_from": ("XCLIENT", frozenset()),
-        "auth": ("AUTH", frozenset()),
-    }
-
-    name: Name = "smtp"
-    address: Annotated[ListenAddress, BeforeValidator(_listen)] = ListenAddress(host="127.0.0.1", port=2525)
-    tls: TLSConfig | None = None
-    proxy_protocol_from: Networks = ()
-    xclient_from: Networks = ()
-    auth: AuthConfig | None = None
-
-
-class AccessConfig(_Table):
+class AccessConfig(Table):
     """`[access]`: who may send where.
 
     Attributes:
@@ -189,7 +108,7 @@ class AccessConfig(_Table):
     relay_domains: tuple[Annotated[str, BeforeValidator(parse_domain)], ...] = ()
 
 
-class MilterConfig(_Table):
+class MilterConfig(Table):
     """`[[milter]]`: one milter of the chain; their order is the chain's.
 
     Attributes:
@@ -198,7 +117,7 @@ class MilterConfig(_Table):
         reuse: whether its connections serve one SMTP session after the other; few filters have met that.
     """
 
-    later = {
+    later: ClassVar[Later] = {
         "mode": ("observing", frozenset()),
         "clients": ("a condition on clients", frozenset()),
         "not_clients": ("a condition on clients", frozenset()),
@@ -232,7 +151,7 @@ class MilterConfig(_Table):
         return data
 
 
-class RelayConfig(_Table):
+class RelayConfig(Table):
     """`[relay]`: where mail goes.
 
     Attributes:
@@ -241,14 +160,12 @@ class RelayConfig(_Table):
             milter added.
     """
 
-    later = {
+    later: ClassVar[Later] = {
         "tls": ("TLS to the next hop", frozenset()),
         "client_identity": ("telling the next hop of the client", frozenset()),
     }
 
-    next_hop: Annotated[tuple[NextHop, ...], AfterValidator(_not_empty)] = (
-        parse_hop("smtp:127.0.0.1:10025"),
-    )
+    next_hop: Annotated[tuple[NextHop, ...], AfterValidator(not_empty)] = (parse_hop("smtp:127.0.0.1:10025"),)
     tls: Literal["none", "may", "encrypt", "verify"] = "none"
     client_identity: Literal["none", "auto", "xclient", "xforward"] = "none"
     received: StrictBool = True
@@ -258,13 +175,13 @@ class RelayConfig(_Table):
     on_refused_added_recipient: Literal["tempfail", "log"] = "tempfail"
 
 
-class QuarantineConfig(_Table):
+class QuarantineConfig(Table):
     """`[quarantine]`: what becomes of a message that a milter, or its default action, wants to be held.
 
     Until messages can be held, the client is told to try again later.
     """
 
-    later = {
+    later: ClassVar[Later] = {
         "action": ("this way to hold messages", frozenset({"hold", "next-hop", "header"})),
         "directory": ("holding messages", frozenset()),
         "next_hop": ("holding messages", frozenset()),
@@ -275,7 +192,7 @@ class QuarantineConfig(_Table):
     next_hop: StrictStr = "smtp:127.0.0.1:10026"
 
 
-class LimitsConfig(_Table):
+class LimitsConfig(Table):
     """`[limits]`.
 
     Attributes:
@@ -294,33 +211,33 @@ class LimitsConfig(_Table):
     received_hops: Count = 100
 
 
-class LogConfig(_Table):
+class LogConfig(Table):
     """`[log]`; `auto` is console on a terminal and json otherwise."""
 
     format: Literal["auto", "console", "json"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class MetricsConfig(_Table):
+class MetricsConfig(Table):
     """`[metrics]`."""
 
-    later = {"address": ("metrics", frozenset())}
+    later: ClassVar[Later] = {"address": ("metrics", frozenset())}
 
-    address: Annotated[ListenAddress, BeforeValidator(_listen)] | None = None
+    address: Listening | None = None
 
 
-class Config(_Table):
+class Config(Table):
     """The whole configuration.
 
     Attributes:
         hostname: in the greeting, macro `j` and our Received header.
     """
 
-    later = {"workers": ("more than one worker", frozenset())}
+    later: ClassVar[Later] = {"workers": ("more than one worker", frozenset())}
 
     hostname: Annotated[str, BeforeValidator(parse_hostname)] = Field(default_factory=default_hostname)
     workers: Annotated[int | Literal["auto"], BeforeValidator(parse_workers)] = 1
-    listen: Annotated[tuple[ListenConfig, ...], AfterValidator(_not_empty)] = (ListenConfig(),)
+    listen: Annotated[tuple[ListenConfig, ...], AfterValidator(not_empty)] = (ListenConfig(),)
     access: AccessConfig = AccessConfig()
     milter: tuple[MilterConfig, ...] = ()
     relay: RelayConfig = RelayConfig()
