@@ -8,11 +8,19 @@ no use then; `final` tells whether the hop may have the message nevertheless.
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from milterchain.errors import NextHopClosedError, NextHopError, NextHopProtocolError, SMTPSyntaxError
+from milterchain.errors import (
+    NextHopClosedError,
+    NextHopConnectError,
+    NextHopError,
+    NextHopProtocolError,
+    SMTPSyntaxError,
+)
 from milterchain.mail.envelope import Envelope, Path
 from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
 from milterchain.proxy.commands import mail_command, rcpt_command
+from milterchain.proxy.identity import Identity
+from milterchain.proxy.introduction import IdentityMode, Party, introduce, trace_commands, uses_xclient
 from milterchain.proxy.maildir import Maildir
 from milterchain.proxy.pool import Pool
 from milterchain.smtp.client import SMTPClient
@@ -40,14 +48,32 @@ class Lane(Protocol):
         hop: its address, for logs.
         final: the message was handed over completely; if no answer came the hop may have it.
         told: MAIL was accepted, and the transaction is open.
+        party: whom the lane belongs to and must stay with; None if it can serve anybody.
+        identified: the hop takes the client's word for its own: it decides by the client's address.
     """
 
     hop: str
     told: bool
+    party: Party | None
+    identified: bool
 
     @property
     def final(self) -> bool:
         """See above."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be used for a next transaction, as far as is known."""
+
+    def serves(self, party: Party) -> bool:
+        """Whether the lane belongs to this party."""
+
+    async def introduce(self, party: Party) -> Reply | None:
+        """Say whom the lane is for, before the first transaction. Returns the hop's refusal of that client.
+
+        Raises:
+            NextHopError: the hop cannot be used for this client.
+        """
 
     async def begin(
         self, sender: Path, recipients: Sequence[Path], *, size: int | None = None
@@ -61,30 +87,69 @@ class Lane(Protocol):
         """Hand over the message to those recipients that were accepted, and return the hop's answer."""
 
     async def leave(self) -> None:
-        """End the transaction and give the connection back."""
+        """End the transaction; the connection is given back unless the lane belongs to somebody."""
+
+    def part(self) -> None:
+        """Say goodbye. For lanes that belong to somebody who is gone."""
 
     def drop(self) -> None:
         """Close at once, in any state."""
 
 
 class SMTPLane:
-    """A lane over an SMTP connection of a pool."""
+    """A lane over an SMTP connection of a pool.
 
-    def __init__(self, pool: Pool, client: SMTPClient) -> None:
+    Args:
+        pool: where it is from.
+        client: the connection.
+        mode: how the hop learns of clients.
+    """
+
+    def __init__(self, pool: Pool, client: SMTPClient, mode: IdentityMode = "none") -> None:
         self.hop = str(pool.hop)
         self.told = False
+        self.party: Party | None = None
+        self.identified = False
         self._pool = pool
         self._client = client
+        self._mode = mode
+        self._identity: Identity | None = None
 
     @property
     def final(self) -> bool:
         """See `Lane`."""
         return self._client.in_doubt
 
+    @property
+    def usable(self) -> bool:
+        """See `Lane`."""
+        return self._client.usable
+
+    def serves(self, party: Party) -> bool:
+        """See `Lane`. Who the client is does not matter where it was not told."""
+        if self.party is None or self.party.credentials != party.credentials:
+            return False
+        if self.identified:
+            return self.party.identity == party.identity
+        return not uses_xclient(self._client, party.identity, self._mode)
+
+    async def introduce(self, party: Party) -> Reply | None:
+        """See `Lane`: XCLIENT and AUTH bind it; XFORWARD is said with each MAIL."""
+        self._identity = party.identity
+        if self.serves(party):
+            return None
+        xclient = uses_xclient(self._client, party.identity, self._mode)
+        if not xclient and party.credentials is None:
+            return None
+        self.party = party
+        refusal = await introduce(self._client, party, xclient=xclient)
+        self.identified = xclient and refusal is None
+        return refusal
+
     async def begin(
         self, sender: Path, recipients: Sequence[Path], *, size: int | None = None
     ) -> tuple[Reply, list[Reply]]:
-        """See `Lane`: RSET, if a transaction is open, MAIL and all RCPTs are one group of commands."""
+        """See `Lane`: RSET if a transaction is open, XFORWARD, MAIL and RCPTs are one group of commands."""
         features = self._client.features
         utf8 = not all(path.address.isascii() for path in (sender, *recipients))
         try:
@@ -93,7 +158,8 @@ class SMTPLane:
             refusal = _refusal(error)
             return refusal, [refusal] * len(recipients)
         replies: list[Reply | None] = []
-        commands = [b"RSET", mail] if self.told else [mail]
+        trace = [] if self.identified else trace_commands(self._client, self._identity, self._mode)
+        commands = [*([b"RSET"] if self.told else []), *trace, mail]
         for recipient in recipients:
             try:
                 commands.append(rcpt_command(recipient, features))
@@ -104,6 +170,8 @@ class SMTPLane:
         answers = iter(await self._ask(*commands))
         if reset and not accepts(reply := next(answers)):
             raise NextHopProtocolError(f"answered RSET with {reply}")
+        for _ in trace:
+            next(answers)  # only the hop's log is the poorer for a refusal
         sender_reply = next(answers)
         self.told = accepts(sender_reply)
         return sender_reply, [reply or next(answers) for reply in replies]
@@ -133,7 +201,12 @@ class SMTPLane:
             if not accepts(reply):
                 self.drop()
                 return
-        self._pool.give(self._client)
+        if self.party is None:
+            self._pool.give(self._client)
+
+    def part(self) -> None:
+        """See `Lane`."""
+        self._pool.leave(self._client)
 
     def drop(self) -> None:
         """See `Lane`."""
@@ -156,7 +229,20 @@ class LocalLane:
         self.hop = hop
         self.final = False
         self.told = False
+        self.party: Party | None = None
+        self.identified = False
+        self.usable = True
         self._maildir = maildir
+
+    def serves(self, party: Party) -> bool:  # noqa: ARG002
+        """See `Lane`. It belongs to nobody."""
+        return False
+
+    async def introduce(self, party: Party) -> Reply | None:
+        """See `Lane`. Nobody can log in here, and a file has no rules of its own."""
+        if party.credentials is not None:
+            raise NextHopConnectError(f"{self.hop} takes no logins")
+        return None
 
     async def begin(
         self,
@@ -181,6 +267,9 @@ class LocalLane:
         return _STORED
 
     async def leave(self) -> None:
+        """See `Lane`."""
+
+    def part(self) -> None:
         """See `Lane`."""
 
     def drop(self) -> None:

@@ -92,11 +92,11 @@ class Pool:
         if not client.usable:
             client.close()
         elif self._closed or now - client.opened_at > self._options.lifetime:
-            self._leave(client)
+            self.leave(client)
         else:
             self._idle.append((now, client))
             if len(self._idle) > self._options.max_idle:
-                self._leave(self._idle.popleft()[1])
+                self.leave(self._idle.popleft()[1])
             if self._timer is None:
                 self._ring_in(self._options.idle_timeout)
 
@@ -107,12 +107,13 @@ class Pool:
             self._timer.cancel()
             self._timer = None
         while self._idle:
-            self._leave(self._idle.popleft()[1])
+            self.leave(self._idle.popleft()[1])
         for client in tuple(self._leaving):
             await client.wait_closed()
             self._leaving.discard(client)
 
-    def _leave(self, client: SMTPClient) -> None:
+    def leave(self, client: SMTPClient) -> None:
+        """Say QUIT on a connection that nobody may use any more."""
         self._leaving = {each for each in self._leaving if each.failure is None}
         self._leaving.add(client)
         client.quit()
@@ -129,7 +130,7 @@ class Pool:
             if client.usable and now - since < self._options.idle_timeout:
                 kept.append((since, client))
             else:
-                self._leave(client)
+                self.leave(client)
         self._idle = kept
         if kept:
             self._ring_in(kept[0][0] + self._options.idle_timeout - now)

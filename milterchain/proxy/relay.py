@@ -20,7 +20,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from tenacity import (
     AsyncRetrying,
@@ -40,15 +40,18 @@ from milterchain.errors import (
 from milterchain.mail.envelope import Envelope, Path
 from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
+from milterchain.proxy.identity import Identity
+from milterchain.proxy.introduction import IdentityMode, Party
 from milterchain.proxy.lanes import Lane, accepts
 from milterchain.proxy.nexthop import Hop
 from milterchain.proxy.pool import PoolOptions
 from milterchain.proxy.relay_replies import as_final, as_temporary
 from milterchain.proxy.routes import HopStatus, Route, make_route
+from milterchain.smtp.client_auth import Credentials
 from milterchain.smtp.client_options import ClientOptions
 from milterchain.smtp.handler import Features
 
-__all__ = ["Delivery", "NextHopTransaction", "NextHops", "RelayOptions"]
+__all__ = ["Delivery", "NextHopSession", "NextHopTransaction", "NextHops", "RelayOptions"]
 
 OPEN_ATTEMPTS = 3
 """Rounds over all hops before a recipient is tempfailed: a hop that restarts is back within a second."""
@@ -59,6 +62,8 @@ REPLACEMENTS = 2
 REST = 30.0
 """Seconds for which a hop that failed comes after the others."""
 
+_LOGGED_IN: Final = Reply.of(235, "2.7.0 Authentication successful")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayOptions:
@@ -67,11 +72,13 @@ class RelayOptions:
     Attributes:
         on_refused_added_recipient: what becomes of a message when a hop refuses a recipient that a milter
             added: the client tries again later, or the others get it and `Delivery.refused` names it.
+        identity: how hops learn of clients.
     """
 
     client: ClientOptions = field(default_factory=ClientOptions)
     pool: PoolOptions = field(default_factory=PoolOptions)
     on_refused_added_recipient: Literal["tempfail", "log"] = "tempfail"
+    identity: IdentityMode = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +136,8 @@ class NextHops:
         if not hops:
             raise ValueError("at least one next hop is needed")
         self.options = options or RelayOptions()
-        self._routes = [make_route(hop, self.options.client, self.options.pool) for hop in hops]
+        options = self.options
+        self._routes = [make_route(hop, options.client, options.pool, options.identity) for hop in hops]
         self._last: Route | None = None
 
     @property
@@ -137,9 +145,13 @@ class NextHops:
         """What was offered at the last greeting of any hop; None if that is not known yet."""
         return (self._last or self._routes[0]).features
 
+    def session(self) -> "NextHopSession":
+        """Begin a client's session. Nothing is sent yet."""
+        return NextHopSession(self)
+
     def begin(self, sender: Path) -> NextHopTransaction:
-        """Begin a transaction. Nothing is sent yet."""
-        return _Transaction(self, sender)
+        """Begin a transaction for nobody in particular. Nothing is sent yet."""
+        return self.session().begin(sender)
 
     async def probe(self) -> list[HopStatus]:
         """Greet each hop once, without mail, all at the same time."""
@@ -204,11 +216,97 @@ class NextHops:
         raise NextHopConnectError("; ".join(reasons))
 
 
+class NextHopSession:
+    """What belongs to one client: its login, and a connection that no other client may use.
+
+    One method at a time, and no transaction may be open when `login` is called; `close` comes last.
+    """
+
+    def __init__(self, hops: NextHops) -> None:
+        self.hops = hops
+        self._credentials: Credentials | None = None
+        self._kept: Lane | None = None
+
+    def begin(self, sender: Path, identity: Identity | None = None) -> NextHopTransaction:
+        """Begin a transaction. Nothing is sent yet.
+
+        Args:
+            sender: the argument of MAIL.
+            identity: what the hop may learn of the client.
+        """
+        return _Transaction(self, sender, self._party(identity))
+
+    async def login(self, credentials: Credentials, identity: Identity | None = None) -> Reply:
+        """Try a login on a hop. If it succeeds, the connection stays with this client.
+
+        Returns 235, or the hop's refusal. The login is made again if a later message needs a new connection.
+
+        Raises:
+            NextHopError: no hop can be asked, or none takes logins.
+        """
+        self._part()
+        party = Party(identity=identity and identity.without_login(), credentials=credentials)
+        lost = 0
+        while True:
+            lane = await self.hops.lane(fresh=lost > 0)
+            try:
+                refusal = await lane.introduce(party)
+            except (NextHopClosedError, NextHopProtocolError):
+                lane.drop()
+                if lost >= REPLACEMENTS:
+                    raise
+                lost += 1
+                continue
+            except BaseException:
+                lane.drop()
+                raise
+            if refusal is not None:
+                lane.part()
+                return as_final(refusal)
+            self._credentials, self._kept = credentials, lane
+            return _LOGGED_IN
+
+    async def lane(self, party: Party, *, fresh: bool) -> Lane:
+        """A lane for a transaction: the one that was kept, if it belongs to this party, or another one.
+
+        Raises:
+            NextHopConnectError: no hop can be used.
+        """
+        kept, self._kept = self._kept, None
+        if kept is not None and not fresh and kept.usable and kept.serves(party):
+            return kept
+        if kept is not None:
+            kept.part()
+        return await self.hops.lane(fresh=fresh)
+
+    def keep(self, lane: Lane) -> None:
+        """Keep a lane after a transaction, if it must not serve others."""
+        if lane.party is not None:
+            self._kept = lane
+
+    async def close(self) -> None:
+        """The client is gone. May be called again."""
+        self._part()
+
+    def _party(self, identity: Identity | None) -> Party:
+        # Whoever logs in on the hop itself must not be introduced as logged in already.
+        if identity is not None and self._credentials is not None:
+            identity = identity.without_login()
+        return Party(identity=identity, credentials=self._credentials)
+
+    def _part(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.part()
+
+
 class _Transaction:
     """See `NextHopTransaction`."""
 
-    def __init__(self, hops: NextHops, sender: Path) -> None:
-        self._hops = hops
+    def __init__(self, session: NextHopSession, sender: Path, party: Party) -> None:
+        self._session = session
+        self._hops = session.hops
+        self._party = party
         self._sender = sender
         self._accepted: list[Path] = []
         self.hop: str | None = None
@@ -223,6 +321,10 @@ class _Transaction:
         while True:
             lane = await self._have_lane()
             try:
+                refusal = await lane.introduce(self._party)
+                if refusal is not None:
+                    self._part(lane)
+                    return refusal
                 reply = await self._ask(lane, path)
             except (NextHopClosedError, NextHopProtocolError) as error:
                 self._replace(lane, error)
@@ -240,6 +342,10 @@ class _Transaction:
         while True:
             lane = await self._have_lane()
             try:
+                refusal = await lane.introduce(self._party)
+                if refusal is not None:
+                    self._part(lane)
+                    return Delivery(reply=as_temporary(refusal) if self._accepted else refusal, hop=lane.hop)
                 delivery = await self._deliver(lane, envelope, message)
             except (NextHopClosedError, NextHopProtocolError) as error:
                 if lane.final:
@@ -258,17 +364,22 @@ class _Transaction:
         self._accepted = []
         if lane is not None:
             await lane.leave()
+            self._session.keep(lane)
 
     async def _have_lane(self) -> Lane:
         if self._lane is None:
             self.hop = None
-            self._lane = await self._hops.lane(fresh=self._replacements > 0)
+            self._lane = await self._session.lane(self._party, fresh=self._replacements > 0)
             self.hop = self._lane.hop
         return self._lane
 
     def _drop(self, lane: Lane) -> None:
         self._lane = None
         lane.drop()
+
+    def _part(self, lane: Lane) -> None:
+        self._lane = None
+        lane.part()
 
     def _replace(self, lane: Lane, error: NextHopError) -> None:
         """Go on without this lane, unless too many have been lost."""

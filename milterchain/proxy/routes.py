@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from milterchain.errors import NextHopError
+from milterchain.proxy.introduction import IdentityMode
 from milterchain.proxy.lanes import Lane, LocalLane, SMTPLane
 from milterchain.proxy.maildir import Maildir
 from milterchain.proxy.nexthop import Hop, MaildirHop, SMTPHop
@@ -72,8 +73,9 @@ class Route(Protocol):
 
 
 class _SMTPRoute:
-    def __init__(self, hop: SMTPHop, client: ClientOptions, pool: PoolOptions) -> None:
+    def __init__(self, hop: SMTPHop, client: ClientOptions, pool: PoolOptions, mode: IdentityMode) -> None:
         self.hop = str(hop)
+        self._mode = mode
         self.resting_until = 0.0
         self._pool = Pool(hop, client, pool)
 
@@ -84,10 +86,10 @@ class _SMTPRoute:
 
     def kept(self) -> Lane | None:
         client = self._pool.take()
-        return None if client is None else SMTPLane(self._pool, client)
+        return None if client is None else SMTPLane(self._pool, client, self._mode)
 
     async def open(self) -> Lane:
-        return SMTPLane(self._pool, await self._pool.open())
+        return SMTPLane(self._pool, await self._pool.open(), self._mode)
 
     async def probe(self) -> HopStatus:
         loop = asyncio.get_running_loop()
@@ -129,10 +131,10 @@ class _LocalRoute:
         """Nothing is kept."""
 
 
-def make_route(hop: Hop, client: ClientOptions, pool: PoolOptions) -> Route:
-    """The way to a hop, by its kind."""
+def make_route(hop: Hop, client: ClientOptions, pool: PoolOptions, mode: IdentityMode = "none") -> Route:
+    """The way to a hop, by its kind; `mode` is how it learns of clients."""
     if isinstance(hop, SMTPHop):
-        return _SMTPRoute(hop, client, pool)
+        return _SMTPRoute(hop, client, pool, mode)
     return _LocalRoute(str(hop), Maildir(hop.path) if isinstance(hop, MaildirHop) else None)
 
 

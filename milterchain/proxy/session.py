@@ -20,6 +20,7 @@ from milterchain.mail.envelope import Path
 from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
 from milterchain.milter.flags import Family
+from milterchain.proxy.identity import Identity, identity_of
 from milterchain.proxy.logs import ChainLog, get_logger, text
 from milterchain.proxy.transaction import Origin, Services, Transaction
 from milterchain.smtp.handler import Features, Parameters, SessionInfo
@@ -41,6 +42,7 @@ class ProxySession:
         self._client = client_info(info)
         self._chain_log = ChainLog(self._log)
         self._chain: ChainSession = services.chain.session(self._client, observer=self._chain_log)
+        self._hops = services.next_hops.session()
         self._trusted = services.access.trusts(info.family, info.address)
         self._helo_name = b""
         self._esmtp = False
@@ -88,7 +90,8 @@ class ProxySession:
             protocol=_protocol(self._esmtp, params),
             queue_id=queue_id,
         )
-        self._transaction = Transaction(self._services, self._chain, origin, path, log)
+        hop = self._hops.begin(path, self._identity(queue_id))
+        self._transaction = Transaction(self._services, self._chain, origin, hop, path, log)
         if verdict.kind is Kind.DISCARD:
             self._transaction.discard(verdict)
         return None
@@ -139,6 +142,7 @@ class ProxySession:
             await self.reset()
         finally:
             await self._chain.close()
+            await self._hops.close()
         self._log.debug(
             "disconnect", client=self._client.address, port=self._client.port, messages=self._messages
         )
@@ -147,6 +151,10 @@ class ProxySession:
     def _open(self) -> Transaction:
         assert self._transaction is not None, "the server takes no RCPT or DATA without MAIL"
         return self._transaction
+
+    def _identity(self, queue_id: bytes = b"") -> Identity:
+        """What the next hop may learn of the client."""
+        return identity_of(self._client, self._helo_name, esmtp=self._esmtp, queue_id=queue_id)
 
     def _tell(self, stage: str, verdict: Verdict, **more: object) -> None:
         if verdict.decides:

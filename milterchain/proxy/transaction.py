@@ -27,7 +27,7 @@ from milterchain.proxy.access import AccessRule
 from milterchain.proxy.logs import Logger, text
 from milterchain.proxy.queue_id import QueueIds
 from milterchain.proxy.received import Trace, received_header
-from milterchain.proxy.relay import NextHops
+from milterchain.proxy.relay import NextHops, NextHopTransaction
 from milterchain.proxy.relay_replies import failure_reply
 
 __all__ = ["BAD_ADDRESS", "HELD", "OK", "Origin", "Services", "Transaction"]
@@ -95,19 +95,26 @@ class Transaction:
         services: what all sessions share.
         chain: the session's milters, which have accepted MAIL.
         origin: where the message comes from.
+        hop: the transaction on the next hop.
         sender: the argument of MAIL.
         log: bound to session and queue id.
     """
 
     def __init__(
-        self, services: Services, chain: ChainSession, origin: Origin, sender: Path, log: Logger
+        self,
+        services: Services,
+        chain: ChainSession,
+        origin: Origin,
+        hop: NextHopTransaction,
+        sender: Path,
+        log: Logger,
     ) -> None:
         self._services = services
         self._chain = chain
         self._origin = origin
         self._envelope = Envelope(sender)
         self._log = log
-        self._hop = services.next_hops.begin(sender)
+        self._hop = hop
         self._strict = services.next_hops.options.on_refused_added_recipient == "tempfail"
         self._discarded_by: str | None = None
         self._since = time.monotonic()

@@ -14,7 +14,6 @@ It knows commands and replies, not transactions: what is sent, in which order, i
 """
 
 import asyncio
-import os
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -30,6 +29,7 @@ from milterchain.errors import (
     SMTPSyntaxError,
 )
 from milterchain.mail.replies import Reply
+from milterchain.smtp.client_connect import connect, stays_here
 from milterchain.smtp.client_options import Address, ClientOptions
 from milterchain.smtp.client_replies import ReplyReader, parse_features
 from milterchain.smtp.stuffing import stuffed
@@ -106,7 +106,7 @@ class SMTPClient(asyncio.Protocol):
         """
         client = cls(options or ClientOptions())
         try:
-            await client._connect(address)
+            await connect(lambda: client, address, client._options)
             client.greeting = await client._greeted()
             await client.hello()
         except BaseException:
@@ -124,20 +124,30 @@ class SMTPClient(asyncio.Protocol):
         """Connected, with nothing outstanding: ready for a next command."""
         return self.failure is None and not self._outstanding
 
-    async def hello(self) -> None:
+    @property
+    def private(self) -> bool:
+        """Whether nobody can listen: the server is on this machine."""
+        assert self._transport is not None
+        return stays_here(self._transport)
+
+    async def hello(self, name: bytes | None = None) -> None:
         """Say EHLO, or HELO to a server that does not know it, and note what is offered.
 
         Part of `open`. Again only after a command that returns the server to its greeting.
+
+        Args:
+            name: instead of our own.
 
         Raises:
             NextHopConnectError: the server refused both.
             NextHopError: as for `exchange`.
         """
         self._pipelining = False
-        (reply,) = await self.exchange(b"EHLO " + self._options.hello, within=self._options.hello_timeout)
+        name = name or self._options.hello
+        (reply,) = await self.exchange(b"EHLO " + name, within=self._options.hello_timeout)
         features = parse_features(reply)
         if reply.permanent and not reply.closes:
-            (reply,) = await self.exchange(b"HELO " + self._options.hello, within=self._options.hello_timeout)
+            (reply,) = await self.exchange(b"HELO " + name, within=self._options.hello_timeout)
         if not 200 <= reply.code < 300:
             raise NextHopConnectError(f"refused our greeting: {reply}")
         self.features = MappingProxyType(features)
@@ -271,19 +281,6 @@ class SMTPClient(asyncio.Protocol):
 
     # Inside
 
-    async def _connect(self, address: Address) -> None:
-        try:
-            async with asyncio.timeout(self._options.connect_timeout):
-                if isinstance(address, str):
-                    await self._loop.create_unix_connection(lambda: self, address)
-                else:
-                    await self._loop.create_connection(lambda: self, *address)
-        except TimeoutError as error:
-            seconds = self._options.connect_timeout
-            raise NextHopConnectError(f"no connection to {_show(address)} within {seconds:g} s") from error
-        except (OSError, UnicodeError) as error:  # UnicodeError: a name that no resolver can be asked for
-            raise NextHopConnectError(f"no connection to {_show(address)}: {_reason(error)}") from error
-
     async def _greeted(self) -> Reply:
         assert self._welcome is not None
         (reply,) = await self._answered(self._welcome)
@@ -393,19 +390,6 @@ class SMTPClient(asyncio.Protocol):
             return
         what = "take the content" if self._streaming else "answer"
         self._fail(NextHopTimeoutError(f"did not {what} in time"))
-
-
-def _show(address: Address) -> str:
-    if isinstance(address, str):
-        return address
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _reason(error: Exception) -> str:
-    # asyncio's own text repeats the address instead of saying what the error number means.
-    number = getattr(error, "errno", None) or 0
-    return f"[Errno {number}] {os.strerror(number)}" if number > 0 else str(error)
 
 
 def check_command(command: bytes, features: Mapping[bytes, bytes]) -> None:
