@@ -9,7 +9,6 @@ The work is done in a thread, as disks block.
 """
 
 import asyncio
-import contextlib
 import itertools
 import os
 import socket
@@ -21,6 +20,7 @@ from pathlib import Path
 from milterchain.errors import NextHopError
 from milterchain.mail.envelope import Envelope
 from milterchain.mail.message import Message
+from milterchain.proxy.disk import create, go_on_unless, in_thread, sync_directory, write_all
 
 __all__ = ["Maildir"]
 
@@ -46,18 +46,9 @@ class Maildir:
         Raises:
             NextHopError: it could not be stored; the cause is the OSError.
         """
-        stop = threading.Event()
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(None, self._deliver, _trace(envelope), message, stop)
+        trace = _trace(envelope)
         try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            stop.set()
-            while not work.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([work])
-            work.exception()
-            raise
+            return await in_thread(lambda stop: self._deliver(trace, message, stop))
         except OSError as error:
             raise NextHopError(f"cannot store in {self._path}: {error}") from error
 
@@ -75,23 +66,23 @@ class Maildir:
     def _check(self) -> None:
         self._make()
         name = self._path / "tmp" / self._name()
-        os.close(_create(name))
+        os.close(create(name))
         name.unlink()
 
     def _deliver(self, trace: bytes, message: Message, stop: threading.Event) -> str:
         name = self._name()
         temporary = self._path / "tmp" / name
         try:
-            file = _create(temporary)
+            file = create(temporary)
         except FileNotFoundError:
             self._make()
-            file = _create(temporary)
+            file = create(temporary)
         try:
             try:
-                size = _write(file, trace)
+                size = write_all(file, trace)
                 for chunk in _unix_lines(message.chunks()):
-                    size += _write(file, chunk)
-                    _go_on_unless(stop)
+                    size += write_all(file, chunk)
+                    go_on_unless(stop)
                 os.fsync(file)
             finally:
                 os.close(file)
@@ -100,44 +91,19 @@ class Maildir:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync(self._path / "new")
+        sync_directory(self._path / "new")
         return name
 
     def _make(self) -> None:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in ("tmp", "new", "cur"):
             (self._path / directory).mkdir(mode=0o700, exist_ok=True)
-        _sync(self._path)
-        _sync(self._path.parent)
+        sync_directory(self._path)
+        sync_directory(self._path.parent)
 
     def _name(self) -> str:
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
         return f"{seconds}.M{nanoseconds // 1000:06d}P{os.getpid()}Q{next(_counter)}.{self._host}"
-
-
-def _go_on_unless(stop: threading.Event) -> None:
-    if stop.is_set():
-        raise InterruptedError("given up")
-
-
-def _create(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-
-
-def _write(file: int, data: bytes) -> int:
-    """Write all; a single write may stop short when the disk gets full."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(file, rest) :]
-    return len(data)
-
-
-def _sync(directory: Path) -> None:
-    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _trace(envelope: Envelope) -> bytes:
