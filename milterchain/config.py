@@ -86,6 +86,12 @@ def _endpoint(value: object, info: ValidationInfo) -> Endpoint:
     return parse_endpoint(_absolute(value, ("unix:", "local:"), base_directory(info)))
 
 
+def _directory(value: object, info: ValidationInfo) -> Path:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError(f"{value!r} is not a directory; write it as /var/lib/milterchain/quarantine")
+    return base_directory(info) / value
+
+
 def _hop(value: object, info: ValidationInfo) -> Hop:
     return parse_hop(_absolute(value, ("maildir:", "lmtp:unix:"), base_directory(info)))
 
@@ -178,18 +184,15 @@ class RelayConfig(Table):
 class QuarantineConfig(Table):
     """`[quarantine]`: what becomes of a message that a milter, or its default action, wants to be held.
 
-    Until messages can be held, the client is told to try again later.
+    Attributes:
+        action: see `milterchain.proxy.holding`.
+        directory: where `hold` keeps messages; absolute.
+        next_hop: where `next-hop` sends them.
     """
 
-    later: ClassVar[Later] = {
-        "action": ("this way to hold messages", frozenset({"hold", "next-hop", "header"})),
-        "directory": ("holding messages", frozenset()),
-        "next_hop": ("holding messages", frozenset()),
-    }
-
-    action: Literal["hold", "next-hop", "header", "tempfail", "reject"] = "tempfail"
-    directory: StrictStr = "quarantine"
-    next_hop: StrictStr = "smtp:127.0.0.1:10026"
+    action: Literal["hold", "next-hop", "header", "tempfail", "reject"] = "hold"
+    directory: Annotated[Path, BeforeValidator(_directory)] = Field("quarantine", validate_default=True)
+    next_hop: NextHop = parse_hop("smtp:127.0.0.1:10026")
 
 
 class LimitsConfig(Table):
@@ -241,7 +244,7 @@ class Config(Table):
     access: AccessConfig = AccessConfig()
     milter: tuple[MilterConfig, ...] = ()
     relay: RelayConfig = RelayConfig()
-    quarantine: QuarantineConfig = QuarantineConfig()
+    quarantine: QuarantineConfig = Field({}, validate_default=True)
     limits: LimitsConfig = LimitsConfig()
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()

@@ -5,6 +5,7 @@
     MilterchainError
      ├── ConfigurationError          mistakes in a configuration, one line each
      ├── HeaderLimitError            a message whose headers are too large or too many
+     ├── QuarantineError             a held message that cannot be read, released or deleted
      ├── MilterError                 something between an MTA and a milter
      │    ├── LocalProtocolError     our side was asked to do what the protocol forbids
      │    │    ├── WrongStageError   not at this point of the session
@@ -48,6 +49,7 @@ __all__ = [
     "NotAMilterError",
     "NotNegotiatedError",
     "PacketTooLargeError",
+    "QuarantineError",
     "RemoteProtocolError",
     "SMTPError",
     "SMTPSyntaxError",
@@ -74,6 +76,10 @@ class ConfigurationError(MilterchainError):
 
 class HeaderLimitError(MilterchainError):
     """A message whose headers go beyond a limit; it is answered with 552 5.3.4."""
+
+
+class QuarantineError(MilterchainError):
+    """A held message that cannot be read, released or deleted; the text begins with its id."""
 
 
 class MilterError(MilterchainError):

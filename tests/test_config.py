@@ -93,7 +93,9 @@ command_timeout = "1.5h"
 data_done_timeout = "10m"
 on_refused_added_recipient = "log"
 [quarantine]
-action = "reject"
+action = "hold"
+directory = "held"
+next_hop = "maildir:spam"
 [limits]
 message_size = "10MB"
 recipients = 5
@@ -120,8 +122,14 @@ def test_everything_that_this_version_can_do(tmp_path: Path) -> None:
     assert milter.reuse is True
     assert milter.macros == {Stage.MAIL: (b"i", b"{mail_addr}"), Stage.END_OF_MESSAGE: ()}
     assert str(tmp_path / "mail") in str(config.relay.next_hop[1])
+    assert config.quarantine.directory == tmp_path / "held"
+    assert str(config.quarantine.next_hop) == f"maildir:{tmp_path}/spam"
     assert (config.relay.connect_timeout, config.relay.command_timeout) == (0.5, 5400)
     assert config.limits.message_size == 10_000_000
+
+
+def test_the_quarantine_is_beside_the_file(tmp_path: Path) -> None:
+    assert load(write(tmp_path, "")).quarantine.directory == tmp_path / "quarantine"
 
 
 MISTAKES = {
@@ -143,16 +151,13 @@ MISTAKES = {
         'address = "127.0.0.1:25"',
         "address: there is no such key; did you mean address in [[listen]] or address in [[milter]]?",
     ),
-    "value for later": (
-        '[quarantine]\naction = "hold"',
-        (
-            "quarantine.action: 'hold': this way to hold messages is not supported by this version yet;"
-            " allowed are tempfail, reject"
-        ),
-    ),
-    "choice, and values for later": (
+    "choice of actions": (
         '[quarantine]\naction = "keep"',
-        "quarantine.action: 'keep' is not one of tempfail, reject",
+        "quarantine.action: 'keep' is not one of hold, next-hop, header, tempfail, reject",
+    ),
+    "no directory": (
+        "[quarantine]\ndirectory = 5",
+        "quarantine.directory: 5 is not a directory; write it as /var/lib/milterchain/quarantine",
     ),
     "choice of one": (
         MILTER + 'mode = "watch"',
@@ -288,8 +293,6 @@ NOT_YET = {
     MILTER + 'authenticated = "only"': "milter[1].authenticated: 'only': a condition on authentication",
     '[relay]\ntls = "may"': "relay.tls: 'may': TLS to the next hop",
     '[relay]\nclient_identity = "auto"': "relay.client_identity: 'auto': telling the next hop of the client",
-    '[quarantine]\ndirectory = "held"': "quarantine.directory: 'held': holding messages",
-    '[quarantine]\nnext_hop = "discard:"': "quarantine.next_hop: 'discard:': holding messages",
     '[metrics]\naddress = "127.0.0.1:9125"': "metrics.address: metrics",
 }
 

@@ -28,10 +28,11 @@ from milterchain.mail.replies import Reply
 from milterchain.milter.flags import Command
 from milterchain.milter.messages import Modification
 from milterchain.proxy.app import build_chain
+from milterchain.proxy.holding import held_reply
 from milterchain.proxy.logs import text
 from milterchain.proxy.queue_id import QueueIds
 from milterchain.proxy.received import Trace, received_header
-from milterchain.proxy.transaction import BAD_ADDRESS, HELD, OK
+from milterchain.proxy.transaction import BAD_ADDRESS, OK
 from milterchain.smtp.answers import NO_RECIPIENTS
 
 __all__ = ["Recorder", "TraceRequest", "trace", "trace_message"]
@@ -300,8 +301,9 @@ class _Dialogue:
             self._hear_refusal("message", verdict)
         elif hold is not None:
             verdict = replace(verdict, milter=hold.milter, quarantine=hold.reason)
-            action = self._config.quarantine.action
-            self._hear("the message", HELD["reject" if action == "reject" else "tempfail"])
+            reply = held_reply(self._config.quarantine.action)
+            if reply is not None:
+                self._hear("the message", reply)
         elif outcome.unusable and (self._strict or not outcome.envelope.recipients):
             verdict = Verdict(kind=Kind.TEMPFAIL, reply=BAD_ADDRESS)
             self._hear_refusal("message", verdict)

@@ -20,8 +20,10 @@ from milterchain.config_types import ListenAddress
 from milterchain.errors import ConfigurationError
 from milterchain.proxy import descriptors
 from milterchain.proxy.access import AccessRule
+from milterchain.proxy.holding import Holding
 from milterchain.proxy.logs import configure, get_logger
 from milterchain.proxy.pool import PoolOptions
+from milterchain.proxy.quarantine import Quarantine
 from milterchain.proxy.relay import NextHops, RelayOptions
 from milterchain.proxy.session import ProxySession
 from milterchain.proxy.transaction import Services
@@ -30,7 +32,17 @@ from milterchain.smtp.handler import SessionHandler, SessionInfo
 from milterchain.smtp.options import Listener, ServerOptions
 from milterchain.smtp.server import SMTPServer
 
-__all__ = ["DRAIN", "App", "build_chain", "build_next_hops", "milter_settings", "run", "run_proxy", "serve"]
+__all__ = [
+    "DRAIN",
+    "App",
+    "build_chain",
+    "build_holding",
+    "build_next_hops",
+    "milter_settings",
+    "run",
+    "run_proxy",
+    "serve",
+]
 
 DRAIN: Final = 60.0
 """Seconds that open messages have after SIGTERM; below the 90 after which systemd kills."""
@@ -95,6 +107,18 @@ def build_next_hops(config: Config) -> NextHops:
     return NextHops(relay.next_hop, options)
 
 
+def build_holding(config: Config) -> Holding:
+    """What becomes of messages that are to be held."""
+    quarantine = config.quarantine
+    next_hops = None
+    if quarantine.action == "next-hop":
+        relay = config.relay.model_copy(
+            update={"next_hop": (quarantine.next_hop,), "on_refused_added_recipient": "tempfail"}
+        )
+        next_hops = build_next_hops(config.model_copy(update={"relay": relay}))
+    return Holding(quarantine.action, store=Quarantine(quarantine.directory), next_hops=next_hops)
+
+
 def server_options(config: Config) -> ServerOptions:
     """What the front end allows. The number of connections is not limited for trusted clients."""
     limits = config.limits
@@ -129,6 +153,7 @@ class App:
         self.config = config
         self.addresses: tuple[Listener, ...] = ()
         self._next_hops = build_next_hops(config)
+        self._holding = build_holding(config)
         self._services = Services(
             chain=build_chain(config),
             next_hops=self._next_hops,
@@ -136,7 +161,7 @@ class App:
             hostname=config.hostname.encode("ascii"),
             message_timeout=config.limits.message_timeout,
             received=config.relay.received,
-            on_quarantine="reject" if config.quarantine.action == "reject" else "tempfail",
+            holding=self._holding,
         )
         self._server = SMTPServer(self._session, server_options(config))
 
@@ -170,6 +195,7 @@ class App:
         await self._server.close()
         await self._services.chain.close()
         await self._next_hops.close()
+        await self._holding.close()
 
     async def _look_at_next_hops(self) -> None:
         """Learn what can be offered to the first clients; a next hop that is not there yet is no failure."""

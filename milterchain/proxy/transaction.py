@@ -12,10 +12,10 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
 from milterchain.chain.client import ClientInfo
-from milterchain.chain.pipeline import ContentOutcome
+from milterchain.chain.pipeline import ContentOutcome, Hold
 from milterchain.chain.session import Chain, ChainSession
 from milterchain.chain.verdict import Kind, Verdict
 from milterchain.errors import NextHopError
@@ -24,27 +24,25 @@ from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
 from milterchain.milter.flags import Family
 from milterchain.proxy.access import AccessRule
+from milterchain.proxy.holding import Holding
 from milterchain.proxy.logs import Logger, text
+from milterchain.proxy.quarantine import Record
 from milterchain.proxy.queue_id import QueueIds
 from milterchain.proxy.received import Trace, received_header
 from milterchain.proxy.relay import NextHops, NextHopTransaction
 from milterchain.proxy.relay_replies import failure_reply
 
-__all__ = ["BAD_ADDRESS", "HELD", "OK", "Origin", "Services", "Transaction"]
+__all__ = ["BAD_ADDRESS", "OK", "Origin", "Services", "Transaction"]
 
 OK: Final = Reply.of(250, "2.0.0 Ok")
 BAD_ADDRESS: Final = Reply.of(451, "4.1.3 Bad address of an added recipient")
 _TOO_LATE: Final = Reply.of(451, "4.4.2 Processing takes too long - try again later")
 _INTERRUPTED: Final = Reply.of(421, "4.3.2 Service shutting down, closing connection")
 _FAILED: Final = Reply.of(451, "4.3.0 Error: internal error, try again later")
-HELD: Final = {
-    "tempfail": Reply.of(451, "4.7.1 Message held for inspection - try again later"),
-    "reject": Reply.of(550, "5.7.1 Message refused"),
-}
 
 _GRACE: Final = 5.0
 """Seconds after the deadline of a message at which the chain is not trusted any more to keep it."""
-_FAULTS: Final = {"failed", "next hop failed", "timed out"}
+_FAULTS: Final = {"failed", "next hop failed", "not stored", "refused by quarantine", "timed out"}
 """Results that somebody should look into."""
 _LOGGED_RECIPIENTS: Final = 20
 """Recipients that the summary of a message names; their number is always there."""
@@ -57,7 +55,7 @@ class Services:
     Attributes:
         message_timeout: seconds for milters and next hop together, after the final dot.
         received: whether our Received header is added.
-        on_quarantine: what a milter's wish to hold a message becomes, as this version cannot hold any.
+        holding: what becomes of messages that a milter wants to be held.
     """
 
     chain: Chain
@@ -67,7 +65,7 @@ class Services:
     queue_ids: QueueIds = field(default_factory=QueueIds)
     message_timeout: float = 540.0
     received: bool = True
-    on_quarantine: Literal["tempfail", "reject"] = "tempfail"
+    holding: Holding = field(default_factory=Holding)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,12 +202,13 @@ class Transaction:
             return self._summary(
                 message, self._envelope, verdict.reply, verdict.kind.name.lower(), milter=verdict.milter
             )
-        if outcome.quarantine is not None:
-            hold = outcome.quarantine
-            reply = HELD[self._services.on_quarantine]
-            return self._summary(
-                message, self._envelope, reply, "not held", milter=hold.milter, reason=text(hold.reason)
-            )
+        relayed = outcome.message
+        if (hold := outcome.quarantine) is not None:
+            marked = self._services.holding.mark(relayed, hold)
+            if marked is None:
+                return await self._hold(outcome, hold)
+            relayed = marked
+            self._log.info("marked to be held", milter=hold.milter, reason=text(hold.reason))
         recipients = outcome.envelope.recipients
         if outcome.unusable and (self._strict or not recipients):
             refused = [text(address) for address in outcome.unusable]
@@ -217,7 +216,22 @@ class Transaction:
         if not recipients:
             return self._summary(message, outcome.envelope, OK, "discarded: no recipient is left")
         changed_by = [report.milter for report in outcome.reports if report.edits]
-        return await self._relay(outcome.message, outcome.envelope, changed_by)
+        return await self._relay(relayed, outcome.envelope, changed_by)
+
+    async def _hold(self, outcome: ContentOutcome, hold: Hold) -> Reply:
+        origin = self._origin
+        record = Record(
+            id=origin.queue_id.decode("ascii"),
+            milter=hold.milter,
+            reason=hold.reason,
+            envelope=outcome.envelope,
+            client=origin.client.address,
+            helo=origin.helo,
+            held_at=time.time(),
+        )
+        kept = await self._services.holding.keep(record, outcome.message)
+        said = {"milter": hold.milter, "reason": text(hold.reason), **kept.details}
+        return self._summary(outcome.message, outcome.envelope, kept.reply, kept.result, **said)
 
     async def _relay(self, message: Message, envelope: Envelope, changed_by: Sequence[str]) -> Reply:
         try:

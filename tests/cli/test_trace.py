@@ -228,7 +228,7 @@ NOT_ACCEPTING = "554 mx.test ESMTP not accepting connections (to the connection)
         ({Command.BODY: ReplyCode(b"550 5.7.0 spam")}, ["550 5.7.0 spam (to the message)"]),
         (
             {Command.END_OF_MESSAGE: [Quarantine(b"a virus"), Continue()]},
-            ["451 4.7.1 Message held for inspection - try again later (to the message)"],
+            ["250 2.0.0 Ok (to the message)"],
         ),
         (
             {Command.END_OF_MESSAGE: [DeleteRecipient(b"<y@example.net>"), Continue()]},

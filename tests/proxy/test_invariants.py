@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ from milterchain.milter.messages import (
     Skip,
     TempFail,
 )
+from milterchain.proxy.quarantine import Quarantine as Held
 from milterchain.testing import Close, Garbage, Late, Reset, ScriptedMilter, Silence
 
 SEEDS = range(int(os.environ.get("INVARIANTS_FROM", "0")), int(os.environ.get("INVARIANTS_TO", "60")))
@@ -335,10 +337,10 @@ def applied(sent: Sent, actors: list[Actor]) -> list[Any]:
     return edits
 
 
-def check_message(sent: Sent, message: Any, actors: list[Actor]) -> None:
-    """The next hop has what was sent, with the edits."""
+def check_message(sent: Sent, message: Any, actors: list[Actor], *, held: bool = False) -> None:
+    """The next hop, or the quarantine, has what was sent, with the edits."""
     edits = applied(sent, actors)
-    assert not any(isinstance(edit, Quarantine) for edit in edits)
+    assert any(isinstance(edit, Quarantine) for edit in edits) <= held
     marks = {edit.value for edit in edits if isinstance(edit, AddHeader | InsertHeader)}
     assert {value.strip() for value in re.findall(rb"^X-Edit:(.*)\r$", message.data, re.MULTILINE)} == marks
     head, _, body = message.data.partition(b"\r\n\r\n")
@@ -365,14 +367,39 @@ def check_message(sent: Sent, message: Any, actors: list[Actor]) -> None:
     assert message.sender == sender
 
 
-def check_reply(sent: Sent, hop: Any, actors: list[Actor]) -> None:
+def in_quarantine(world: Any) -> list[Any]:
+    """The messages that are held."""
+    store = Held(world.directory / "quarantine")
+    found = []
+    for name in store.ids():
+        envelope = store.entry(name).record.envelope
+        with store.message(name) as message:
+            found.append(
+                SimpleNamespace(
+                    data=bytes(message.body),
+                    sender=envelope.sender.bare,
+                    recipients=[path.bare for path in envelope.recipients],
+                )
+            )
+    return found
+
+
+def check_reply(sent: Sent, world: Any, actors: list[Actor]) -> None:
     """What the client heard is what happened."""
+    hop = world.hop
+    kept = [message for message in in_quarantine(world) if sent.token + b"\r\n" in message.data]
+    assert len(kept) <= 1
     there = [message for message in hop.accepted if sent.token + b"\r\n" in message.data]
     assert len(there) <= 1
     if not sent.reply:
         return
     if not sent.reply.startswith("250"):
         assert not there, sent.reply
+        assert not kept, sent.reply
+    elif kept:
+        assert sent.reply == "250 2.0.0 Ok"
+        assert not there
+        check_message(sent, kept[0], actors, held=True)
     elif sent.reply == "250 2.0.0 Ok":
         assert not there
         words = [
@@ -410,7 +437,7 @@ async def test_whatever_happens(world: Any, log: Any, seed: int) -> None:
         await talk.session()
     await world.app.drain(5)
     for sent in talk.sent:
-        check_reply(sent, world.hop, actors)
+        check_reply(sent, world, actors)
     said = {id(command): items for actor in actors for command, items in actor.said}
     for actor in actors:
         for connection in actor.server.connections:

@@ -23,7 +23,6 @@ LATER = "451 4.7.1 Service unavailable - try again later"
 CLOSING = "421 4.7.0 Server closing connection"
 BANNER = "554 mx.test ESMTP not accepting connections"
 MINIMAL = "250-mx.test\n250 ENHANCEDSTATUSCODES"
-HELD = "451 4.7.1 Message held for inspection - try again later"
 FAILED = {
     "reject": "550 5.5.0 Service unavailable",
     "tempfail": "451 4.7.1 Service unavailable - try again later",
@@ -118,7 +117,6 @@ ROWS: list[tuple[Command, Any, dict[str, str]]] = [
             (Accept(), ""),
         )
     ),
-    (Command.END_OF_MESSAGE, (Quarantine(b"spam"), Continue()), {"message": HELD}),
 ]
 
 
@@ -151,7 +149,7 @@ def failed(action: str, command: Command) -> dict[str, str]:
     """What the client hears when the milter dies at a command."""
     reply = FAILED.get(action)
     if reply is None:
-        return {"message": HELD} if action == "quarantine" else {}
+        return {}
     if command is Command.CONNECT:
         if action == "reject":
             return {"greeting": BANNER, "ehlo": MINIMAL, "mail": reply}
@@ -206,11 +204,19 @@ async def test_a_reply_that_no_server_may_send(world: Any) -> None:
     assert differs(await walk(client)) == {"mail": "451 4.3.5 Server configuration problem - try again later"}
 
 
-async def test_quarantine_can_be_a_refusal(world: Any) -> None:
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        ("hold", {}),
+        ("tempfail", {"message": "451 4.7.1 Message held for inspection - try again later"}),
+        ("reject", {"message": "550 5.7.1 Message refused"}),
+    ],
+)
+async def test_quarantine_as_the_client_hears_it(world: Any, action: str, expected: dict[str, str]) -> None:
     script = {Command.END_OF_MESSAGE: (Quarantine(b"spam"), Continue())}
-    await world.start(script, quarantine={"action": "reject"})
+    await world.start(script, quarantine={"action": action})
     client = await world.client()
-    assert differs(await walk(client)) == {"message": "550 5.7.1 Message refused"}
+    assert differs(await walk(client)) == expected
     assert not world.hop.accepted
 
 
