@@ -22,6 +22,7 @@
           ├── SMTPSyntaxError        a command that RFC 5321 does not allow
           └── NextHopError           the next hop cannot be used
                ├── NextHopConnectError
+               │    └── NextHopTLSError    no TLS, or not with the server that was meant
                ├── NextHopTimeoutError
                ├── NextHopClosedError
                └── NextHopProtocolError   it answered what is no SMTP reply, or out of order
@@ -45,6 +46,7 @@ __all__ = [
     "NextHopConnectError",
     "NextHopError",
     "NextHopProtocolError",
+    "NextHopTLSError",
     "NextHopTimeoutError",
     "NotAMilterError",
     "NotNegotiatedError",
@@ -154,6 +156,10 @@ class NextHopError(SMTPError):
 
 class NextHopConnectError(NextHopError):
     """No connection to the next hop, or it greeted with a refusal."""
+
+
+class NextHopTLSError(NextHopConnectError):
+    """TLS with the next hop could not be begun as it is demanded."""
 
 
 class NextHopTimeoutError(NextHopError):

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from milterchain.errors import SMTPSyntaxError
 from milterchain.mail.envelope import Path
-from milterchain.smtp.client import check_command
+from milterchain.smtp.client_commands import check_command
 
 __all__ = ["mail_command", "rcpt_command"]
 

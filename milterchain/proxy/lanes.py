@@ -49,13 +49,16 @@ class Lane(Protocol):
         final: the message was handed over completely; if no answer came the hop may have it.
         told: MAIL was accepted, and the transaction is open.
         party: whom the lane belongs to and must stay with; None if it can serve anybody.
-        identified: the hop takes the client's word for its own: it decides by the client's address.
+        identified: the hop takes our connection for the client's own: it decides by the client's address.
+        single: a message can have one recipient only, as LMTP answers each recipient after the message, and
+            SMTP has one answer for all.
     """
 
     hop: str
     told: bool
     party: Party | None
     identified: bool
+    single: bool
 
     @property
     def final(self) -> bool:
@@ -103,10 +106,14 @@ class SMTPLane:
         pool: where it is from.
         client: the connection.
         mode: how the hop learns of clients.
+        single: see `Lane`.
     """
 
-    def __init__(self, pool: Pool, client: SMTPClient, mode: IdentityMode = "none") -> None:
+    def __init__(
+        self, pool: Pool, client: SMTPClient, mode: IdentityMode = "none", *, single: bool = False
+    ) -> None:
         self.hop = str(pool.hop)
+        self.single = single
         self.told = False
         self.party: Party | None = None
         self.identified = False
@@ -231,6 +238,7 @@ class LocalLane:
         self.told = False
         self.party: Party | None = None
         self.identified = False
+        self.single = False
         self.usable = True
         self._maildir = maildir
 

@@ -1,7 +1,7 @@
 """Where messages go: the addresses of next hops as configuration and command line write them.
 
-`smtp:HOST:PORT` (an IPv6 address in brackets), `maildir:/PATH`, `discard:`. The grammar has `smtps:` and
-`lmtp:`, too; this version does not speak them and says so.
+`smtp:HOST:PORT`, `smtps:HOST:PORT` (implicit TLS), `lmtp:HOST:PORT`, `lmtp:unix:/PATH`, `maildir:/PATH`,
+`discard:`. An IPv6 address is written in brackets.
 """
 
 import re
@@ -9,11 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-__all__ = ["DiscardHop", "Hop", "MaildirHop", "SMTPHop", "parse_hop"]
+__all__ = ["DiscardHop", "Hop", "LMTPHop", "MaildirHop", "SMTPHop", "parse_hop"]
 
-_FORMS = "smtp:HOST:PORT, smtp:[IPV6]:PORT, maildir:/PATH or discard:"
-_LATER = {"smtps": "SMTP over implicit TLS", "lmtp": "LMTP"}
+_FORMS = (
+    "smtp:HOST:PORT, smtps:HOST:PORT, lmtp:HOST:PORT (HOST may be [IPV6]), lmtp:unix:/PATH,"
+    " maildir:/PATH or discard:"
+)
 _HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]+)):([0-9]{1,5})", re.ASCII)
+
+
+def _host_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +29,36 @@ class SMTPHop:
     Attributes:
         host: a name or an address, without brackets.
         port: 1 to 65535.
+        implicit_tls: TLS comes before the greeting.
     """
 
     host: str
     port: int
+    implicit_tls: bool = False
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where to connect to."""
+        return self.host, self.port
 
     def __str__(self) -> str:
-        return f"smtp:[{self.host}]:{self.port}" if ":" in self.host else f"smtp:{self.host}:{self.port}"
+        return f"{'smtps' if self.implicit_tls else 'smtp'}:{_host_port(self.host, self.port)}"
+
+
+@dataclass(frozen=True, slots=True)
+class LMTPHop:
+    """A server that is spoken to by LMTP.
+
+    Attributes:
+        address: host and port, or the path of a Unix socket.
+    """
+
+    address: tuple[str, int] | str
+
+    def __str__(self) -> str:
+        if isinstance(self.address, str):
+            return f"lmtp:unix:{self.address}"
+        return f"lmtp:{_host_port(*self.address)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +79,28 @@ class DiscardHop:
         return "discard:"
 
 
-Hop: TypeAlias = SMTPHop | MaildirHop | DiscardHop
+Hop: TypeAlias = SMTPHop | LMTPHop | MaildirHop | DiscardHop
+
+
+def _tcp(text: str) -> tuple[str, int] | None:
+    match = _HOST_PORT.fullmatch(text)
+    return (match[1] or match[2], int(match[3])) if match and 1 <= int(match[3]) <= 65535 else None
 
 
 def parse_hop(text: str) -> Hop:
-    """Read the address of a next hop. A relative Maildir path stays relative.
+    """Read the address of a next hop. A relative path stays relative.
 
     Raises:
         ValueError: what is wrong with it, and what is allowed.
     """
     scheme, _, rest = text.partition(":")
-    if scheme in _LATER and rest:
-        raise ValueError(
-            f"{text!r}: {_LATER[scheme]} to the next hop is not available yet; allowed: {_FORMS}"
-        )
-    if scheme == "smtp" and (match := _HOST_PORT.fullmatch(rest)) and 1 <= int(match[3]) <= 65535:
-        return SMTPHop(match[1] or match[2], int(match[3]))
+    path = rest.removeprefix("unix:")
+    if scheme in {"smtp", "smtps"} and (address := _tcp(rest)):
+        return SMTPHop(*address, implicit_tls=scheme == "smtps")
+    if scheme == "lmtp" and path != rest and path and "\0" not in path:
+        return LMTPHop(path)
+    if scheme == "lmtp" and (address := _tcp(rest)):
+        return LMTPHop(address)
     if scheme == "maildir" and rest and "\0" not in rest:
         return MaildirHop(Path(rest))
     if text == "discard:":

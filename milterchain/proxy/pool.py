@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from milterchain.errors import NextHopTimeoutError
-from milterchain.proxy.nexthop import SMTPHop
+from milterchain.errors import NextHopConnectError, NextHopTimeoutError
+from milterchain.proxy.nexthop import LMTPHop, SMTPHop
 from milterchain.smtp.client import SMTPClient
+from milterchain.smtp.client_auth import Credentials, authenticate
 from milterchain.smtp.client_options import ClientOptions
 
 __all__ = ["Pool", "PoolOptions"]
@@ -43,13 +44,26 @@ class PoolOptions:
 class Pool:
     """Connections to one next hop.
 
+    Args:
+        hop: whom they lead to.
+        client: how it is spoken to.
+        options: what is kept.
+        credentials: our own login there.
+
     Attributes:
         hop: whom they lead to.
         features: what it offered at its last greeting; None before the first one.
     """
 
-    def __init__(self, hop: SMTPHop, client: ClientOptions, options: PoolOptions) -> None:
+    def __init__(
+        self,
+        hop: SMTPHop | LMTPHop,
+        client: ClientOptions,
+        options: PoolOptions,
+        credentials: Credentials | None = None,
+    ) -> None:
         self.hop = hop
+        self._credentials = credentials
         self.features: Mapping[bytes, bytes] | None = None
         self._client_options = client
         self._options = options
@@ -77,14 +91,26 @@ class Pool:
         Raises:
             NextHopError: that is not possible.
         """
-        address = (self.hop.host, self.hop.port)
         try:
             async with asyncio.timeout(self._options.open_timeout):
-                client = await SMTPClient.open(address, self._client_options)
+                client = await SMTPClient.open(self.hop.address, self._client_options)
+                await self._log_in(client)
         except TimeoutError:
             raise NextHopTimeoutError(f"no session within {self._options.open_timeout:g} s") from None
         self.features = client.features
         return client
+
+    async def _log_in(self, client: SMTPClient) -> None:
+        if self._credentials is None:
+            return
+        try:
+            reply = await authenticate(client, self._credentials)
+        except BaseException:
+            client.close()
+            raise
+        if not reply.positive:
+            client.close()
+            raise NextHopConnectError(f"refused our login: {reply}")
 
     def give(self, client: SMTPClient) -> None:
         """Give a connection back, after the last reply of its transaction."""

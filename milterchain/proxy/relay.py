@@ -19,8 +19,7 @@ not tried again either: the client's own patience is used up by then.
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from tenacity import (
     AsyncRetrying,
@@ -40,15 +39,15 @@ from milterchain.errors import (
 from milterchain.mail.envelope import Envelope, Path
 from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
+from milterchain.proxy.delivery import ONE_AT_A_TIME, Delivery, deliver_each
 from milterchain.proxy.identity import Identity
-from milterchain.proxy.introduction import IdentityMode, Party
+from milterchain.proxy.introduction import Party
 from milterchain.proxy.lanes import Lane, accepts
 from milterchain.proxy.nexthop import Hop
-from milterchain.proxy.pool import PoolOptions
+from milterchain.proxy.relay_options import RelayOptions
 from milterchain.proxy.relay_replies import as_final, as_temporary
 from milterchain.proxy.routes import HopStatus, Route, make_route
 from milterchain.smtp.client_auth import Credentials
-from milterchain.smtp.client_options import ClientOptions
 from milterchain.smtp.handler import Features
 
 __all__ = ["Delivery", "NextHopSession", "NextHopTransaction", "NextHops", "RelayOptions"]
@@ -65,38 +64,6 @@ REST = 30.0
 _LOGGED_IN: Final = Reply.of(235, "2.7.0 Authentication successful")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RelayOptions:
-    """How messages are relayed.
-
-    Attributes:
-        on_refused_added_recipient: what becomes of a message when a hop refuses a recipient that a milter
-            added: the client tries again later, or the others get it and `Delivery.refused` names it.
-        identity: how hops learn of clients.
-    """
-
-    client: ClientOptions = field(default_factory=ClientOptions)
-    pool: PoolOptions = field(default_factory=PoolOptions)
-    on_refused_added_recipient: Literal["tempfail", "log"] = "tempfail"
-    identity: IdentityMode = "none"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """What became of a message.
-
-    Attributes:
-        reply: for the client; positive only if the hop has taken the message.
-        hop: the address of the hop that decided.
-        refused: recipients that it refused at last, with its replies. If `reply` is positive they are
-            recipients that milters added, and the log is the only place where they can appear.
-    """
-
-    reply: Reply
-    hop: str
-    refused: tuple[tuple[Path, Reply], ...] = ()
-
-
 class NextHopTransaction(Protocol):
     """One transaction of a client, seen from the next hop. The methods are called one at a time.
 
@@ -110,8 +77,15 @@ class NextHopTransaction(Protocol):
     def features(self) -> Features | None:
         """What the hops were last seen to offer."""
 
-    async def rcpt(self, path: Path) -> Reply:
+    async def knows_client(self) -> bool:
+        """Whether the hop decides who may relay: it has been told who the client is, and believes it."""
+
+    async def rcpt(self, path: Path, *, foreign: bool = False) -> Reply:
         """Ask for one recipient.
+
+        Args:
+            path: the argument of RCPT.
+            foreign: only a hop that knows the client may be asked, from now on.
 
         Raises:
             NextHopError: nobody can be asked; the transaction may go on.
@@ -136,14 +110,18 @@ class NextHops:
         if not hops:
             raise ValueError("at least one next hop is needed")
         self.options = options or RelayOptions()
-        options = self.options
-        self._routes = [make_route(hop, options.client, options.pool, options.identity) for hop in hops]
+        self._routes = [make_route(hop, self.options) for hop in hops]
         self._last: Route | None = None
 
     @property
     def features(self) -> Features | None:
         """What was offered at the last greeting of any hop; None if that is not known yet."""
         return (self._last or self._routes[0]).features
+
+    @property
+    def tells_of_clients(self) -> bool:
+        """Whether a hop may be told who the client is, as far as is known of what they offer."""
+        return any(route.tells_of_clients for route in self._routes)
 
     def session(self) -> "NextHopSession":
         """Begin a client's session. Nothing is sent yet."""
@@ -309,6 +287,7 @@ class _Transaction:
         self._party = party
         self._sender = sender
         self._accepted: list[Path] = []
+        self._foreign = False
         self.hop: str | None = None
         self._lane: Lane | None = None
         self._replacements = 0
@@ -317,14 +296,31 @@ class _Transaction:
     def features(self) -> Features | None:
         return self._hops.features
 
-    async def rcpt(self, path: Path) -> Reply:
+    async def knows_client(self) -> bool:
+        if not self._hops.tells_of_clients:
+            return False
+        try:
+            lane = await self._have_lane()
+            refusal = await lane.introduce(self._party)
+        except NextHopError:
+            if self._lane is not None:
+                self._drop(self._lane)
+            return False
+        if refusal is not None:
+            self._part(lane)
+        return _decides(lane)
+
+    async def rcpt(self, path: Path, *, foreign: bool = False) -> Reply:
+        self._foreign |= foreign
         while True:
             lane = await self._have_lane()
             try:
-                refusal = await lane.introduce(self._party)
+                refusal = await self._introduce(lane)
                 if refusal is not None:
                     self._part(lane)
                     return refusal
+                if lane.single and self._accepted:
+                    return ONE_AT_A_TIME
                 reply = await self._ask(lane, path)
             except (NextHopClosedError, NextHopProtocolError) as error:
                 self._replace(lane, error)
@@ -342,7 +338,7 @@ class _Transaction:
         while True:
             lane = await self._have_lane()
             try:
-                refusal = await lane.introduce(self._party)
+                refusal = await self._introduce(lane)
                 if refusal is not None:
                     self._part(lane)
                     return Delivery(reply=as_temporary(refusal) if self._accepted else refusal, hop=lane.hop)
@@ -372,6 +368,14 @@ class _Transaction:
             self._lane = await self._session.lane(self._party, fresh=self._replacements > 0)
             self.hop = self._lane.hop
         return self._lane
+
+    async def _introduce(self, lane: Lane) -> Reply | None:
+        refusal = await lane.introduce(self._party)
+        if refusal is None and self._foreign and not _decides(lane):
+            raise NextHopConnectError(f"{lane.hop} cannot decide for whom this client may relay")
+        if lane.single and len(self._accepted) > 1:
+            raise NextHopConnectError(f"{lane.hop} takes one recipient at a time")
+        return refusal
 
     def _drop(self, lane: Lane) -> None:
         self._lane = None
@@ -410,6 +414,8 @@ class _Transaction:
             )
             if refused and (reply := self._refusal(refused, len(recipients))) is not None:
                 return Delivery(reply=reply, hop=lane.hop, refused=refused)
+        if lane.single and len(envelope.recipients) - len(refused) > 1:
+            return await deliver_each(lane, envelope, message, refused)
         return Delivery(reply=as_final(await lane.deliver(envelope, message)), hop=lane.hop, refused=refused)
 
     def _is_told(self, envelope: Envelope) -> bool:
@@ -426,3 +432,8 @@ class _Transaction:
         if self._hops.options.on_refused_added_recipient == "log" and len(refused) < recipients:
             return None
         return as_temporary(refused[0][1])
+
+
+def _decides(lane: Lane) -> bool:
+    # A host that takes LMTP delivers: that it knows a recipient is no permission to relay.
+    return lane.identified and not lane.single

@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from milterchain.errors import NextHopError
 from milterchain.proxy.introduction import IdentityMode
 from milterchain.proxy.lanes import Lane, LocalLane, SMTPLane
 from milterchain.proxy.maildir import Maildir
-from milterchain.proxy.nexthop import Hop, MaildirHop, SMTPHop
-from milterchain.proxy.pool import Pool, PoolOptions
+from milterchain.proxy.nexthop import Hop, LMTPHop, MaildirHop, SMTPHop
+from milterchain.proxy.pool import Pool
+from milterchain.proxy.relay_options import RelayOptions
+from milterchain.smtp.client import SMTPClient
 from milterchain.smtp.client_options import ClientOptions
+from milterchain.smtp.client_tls import ClientTLS
 from milterchain.smtp.handler import Features
 
 __all__ = ["HopStatus", "Route", "make_route"]
@@ -55,6 +58,10 @@ class Route(Protocol):
     def features(self) -> Features | None:
         """See above."""
 
+    @property
+    def tells_of_clients(self) -> bool:
+        """Whether the hop may be told who the client is, as far as is known of what it offers."""
+
     def kept(self) -> Lane | None:
         """A lane that costs nothing to open, None if there is none."""
 
@@ -73,23 +80,34 @@ class Route(Protocol):
 
 
 class _SMTPRoute:
-    def __init__(self, hop: SMTPHop, client: ClientOptions, pool: PoolOptions, mode: IdentityMode) -> None:
+    def __init__(self, hop: SMTPHop | LMTPHop, options: RelayOptions) -> None:
         self.hop = str(hop)
-        self._mode = mode
         self.resting_until = 0.0
-        self._pool = Pool(hop, client, pool)
+        mode = options.identity
+        self._mode: IdentityMode = "xforward" if mode == "auto" and options.credentials else mode
+        self._single = isinstance(hop, LMTPHop)
+        client = _client_options(hop, options.client)
+        self._pool = Pool(hop, client, options.pool, options.credentials)
 
     @property
     def features(self) -> Features | None:
         offered = self._pool.features
         return None if offered is None else _features(offered)
 
+    @property
+    def tells_of_clients(self) -> bool:
+        offered = self._pool.features
+        return self._mode in {"auto", "xclient"} and (offered is None or b"XCLIENT" in offered)
+
     def kept(self) -> Lane | None:
         client = self._pool.take()
-        return None if client is None else SMTPLane(self._pool, client, self._mode)
+        return None if client is None else self._lane(client)
 
     async def open(self) -> Lane:
-        return SMTPLane(self._pool, await self._pool.open(), self._mode)
+        return self._lane(await self._pool.open())
+
+    def _lane(self, client: SMTPClient) -> Lane:
+        return SMTPLane(self._pool, client, self._mode, single=self._single)
 
     async def probe(self) -> HopStatus:
         loop = asyncio.get_running_loop()
@@ -110,6 +128,7 @@ class _LocalRoute:
     def __init__(self, hop: str, maildir: Maildir | None) -> None:
         self.hop = hop
         self.features: Features | None = _LOCAL_FEATURES
+        self.tells_of_clients = False
         self.resting_until = 0.0
         self._maildir = maildir
 
@@ -131,11 +150,19 @@ class _LocalRoute:
         """Nothing is kept."""
 
 
-def make_route(hop: Hop, client: ClientOptions, pool: PoolOptions, mode: IdentityMode = "none") -> Route:
-    """The way to a hop, by its kind; `mode` is how it learns of clients."""
-    if isinstance(hop, SMTPHop):
-        return _SMTPRoute(hop, client, pool, mode)
+def make_route(hop: Hop, options: RelayOptions) -> Route:
+    """The way to a hop, by its kind."""
+    if isinstance(hop, SMTPHop | LMTPHop):
+        return _SMTPRoute(hop, options)
     return _LocalRoute(str(hop), Maildir(hop.path) if isinstance(hop, MaildirHop) else None)
+
+
+def _client_options(hop: SMTPHop | LMTPHop, options: ClientOptions) -> ClientOptions:
+    if isinstance(hop, LMTPHop):
+        return replace(options, lmtp=True)
+    if not hop.implicit_tls:
+        return options
+    return replace(options, tls=replace(options.tls or ClientTLS.of("encrypt"), implicit=True))
 
 
 def _features(offered: Mapping[bytes, bytes]) -> Features:

@@ -1,8 +1,9 @@
 """One SMTP transaction: recipients, then the message, through the milters to the next hop.
 
-For each recipient: the access rule, then the next hop, live, then the milters. After the final dot: our
-Received header, the milters, the next hop. The client hears of success only when the next hop took the
-message (or a milter discarded it); what is in doubt is answered 4xx.
+For each recipient: the access rule, then the next hop, live, then the milters. A next hop that has been told
+who the client is (XCLIENT) decides itself whom this client may send to, where the rule would refuse. After
+the final dot: our Received header, the milters, the next hop. The client hears of success only when the next
+hop took the message (or a milter discarded it); what is in doubt is answered 4xx.
 
 The next hop hears of a recipient before the milters do. What they then refuse, or change in the envelope, is
 put right when the message is sent: the next hop gets the envelope as it is in the end.
@@ -124,13 +125,14 @@ class Transaction:
     async def rcpt(self, path: Path) -> Reply | None:
         """Ask the access rule, the next hop and the milters for one recipient, in this order."""
         refusal = None if self._origin.trusted else self._services.access.refuse(path)
-        if refusal is not None:
+        foreign = refusal is not None
+        if refusal is not None and (self._discarded_by is not None or not await self._hop.knows_client()):
             return await self._rcpt_refused(path, refusal, "access rule")
         if self._discarded_by is not None:
             self._envelope = self._envelope.with_recipient(path)
             return None
         try:
-            reply = await self._hop.rcpt(path)
+            reply = await self._hop.rcpt(path, foreign=foreign)
         except NextHopError as error:
             self._log.warning("next hop failed", stage="rcpt", hop=self._hop.hop, error=str(error))
             return await self._rcpt_refused(path, failure_reply(error), "next hop")

@@ -1,4 +1,4 @@
-"""An SMTP client for one connection to one server (RFC 5321, RFC 2920).
+"""An SMTP or LMTP client for one connection to one server (RFC 5321, RFC 2920, RFC 2033).
 
 - Replies are matched to commands by their order alone. A reply that nothing was asked for, bytes that are no
   reply, a missed deadline and a lost connection all make the connection unusable: `failure` says why, all
@@ -7,6 +7,8 @@
   by one, each after the reply to the former.
 - No command can carry CR, LF, NUL or any other control character; 8-bit octets only if the server offers
   SMTPUTF8.
+- TLS is begun before anything is said that matters (`milterchain.smtp.client_tls`). What the server offered
+  before counts no more, and what it said before the handshake, unasked, ends the connection.
 - 421 and 521 end the connection, whatever they answer: they stand for the replies to all that is outstanding.
 - Whoever is cancelled while waiting closes the connection: its state is not known any more.
 
@@ -14,9 +16,9 @@ It knows commands and replies, not transactions: what is sent, in which order, i
 """
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Self, cast
 
@@ -26,23 +28,20 @@ from milterchain.errors import (
     NextHopError,
     NextHopProtocolError,
     NextHopTimeoutError,
-    SMTPSyntaxError,
+    NextHopTLSError,
 )
 from milterchain.mail.replies import Reply
+from milterchain.smtp.client_commands import check_command
 from milterchain.smtp.client_connect import connect, stays_here
 from milterchain.smtp.client_options import Address, ClientOptions
 from milterchain.smtp.client_replies import ReplyReader, parse_features
+from milterchain.smtp.client_tls import start_tls
 from milterchain.smtp.stuffing import stuffed
 
-__all__ = ["MAX_COMMAND", "SMTPClient", "check_command"]
-
-MAX_COMMAND = 4096
-"""Octets of one command. RFC 5321 says 512, extensions add to it (RFC 3461: 500 for ORCPT alone)."""
+__all__ = ["SMTPClient"]
 
 WRITE_BUFFER = 256 * 1024
 """Octets that may wait in the transport before the content stops: one chunk of a spooled message."""
-
-_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 
 class _Exchange:
@@ -73,6 +72,7 @@ class SMTPClient(asyncio.Protocol):
         failure: why the connection is of no use any more; None while it is.
         in_doubt: a final dot has been sent and no reply to it has come: the server may have the message.
         opened_at: when the connection was begun, in the loop's time.
+        encrypted: TLS is in use.
     """
 
     def __init__(self, options: ClientOptions) -> None:
@@ -80,6 +80,7 @@ class SMTPClient(asyncio.Protocol):
         self.features: Mapping[bytes, bytes] = MappingProxyType({})
         self.failure: NextHopError | None = None
         self.in_doubt = False
+        self.encrypted = False
         self._options = options
         self._loop = asyncio.get_running_loop()
         self.opened_at = self._loop.time()
@@ -104,15 +105,24 @@ class SMTPClient(asyncio.Protocol):
             NextHopConnectError: no connection, or the server refused to serve.
             NextHopError: what the server did instead of answering.
         """
-        client = cls(options or ClientOptions())
+        options = options or ClientOptions()
+        client = cls(options)
         try:
-            await connect(lambda: client, address, client._options)
+            await connect(lambda: client, address, options)
+            client.encrypted = options.tls is not None and options.tls.implicit
             client.greeting = await client._greeted()
             await client.hello()
+            await client._secure(address)
+        except NextHopTLSError:
+            client.close()
+            if options.tls is None or not options.tls.opportunistic:
+                raise
         except BaseException:
             client.close()
             raise
-        return client
+        else:
+            return client
+        return await cls.open(address, replace(options, tls=None))
 
     @property
     def pipelining(self) -> bool:
@@ -126,12 +136,17 @@ class SMTPClient(asyncio.Protocol):
 
     @property
     def private(self) -> bool:
-        """Whether nobody can listen: the server is on this machine."""
+        """Whether nobody can listen: there is TLS, or the server is on this machine."""
         assert self._transport is not None
-        return stays_here(self._transport)
+        return self.encrypted or stays_here(self._transport)
+
+    @property
+    def verified(self) -> bool:
+        """Whether the server is known to be the one that was meant."""
+        return self.encrypted and self._options.tls is not None and self._options.tls.level == "verify"
 
     async def hello(self, name: bytes | None = None) -> None:
-        """Say EHLO, or HELO to a server that does not know it, and note what is offered.
+        """Say EHLO, or HELO to a server that does not know it, or LHLO, and note what is offered.
 
         Part of `open`. Again only after a command that returns the server to its greeting.
 
@@ -144,9 +159,10 @@ class SMTPClient(asyncio.Protocol):
         """
         self._pipelining = False
         name = name or self._options.hello
-        (reply,) = await self.exchange(b"EHLO " + name, within=self._options.hello_timeout)
+        verb = b"LHLO " if self._options.lmtp else b"EHLO "
+        (reply,) = await self.exchange(verb + name, within=self._options.hello_timeout)
         features = parse_features(reply)
-        if reply.permanent and not reply.closes:
+        if reply.permanent and not reply.closes and not self._options.lmtp:
             (reply,) = await self.exchange(b"HELO " + name, within=self._options.hello_timeout)
         if not 200 <= reply.code < 300:
             raise NextHopConnectError(f"refused our greeting: {reply}")
@@ -281,6 +297,33 @@ class SMTPClient(asyncio.Protocol):
 
     # Inside
 
+    async def _secure(self, address: Address) -> None:
+        """Begin TLS, if it is wanted and there is none yet, and ask again what is offered."""
+        tls = self._options.tls
+        if tls is None or tls.implicit or isinstance(address, str):
+            return
+        offered = b"STARTTLS" in self.features
+        if not offered and not tls.opportunistic:
+            raise NextHopTLSError("does not offer STARTTLS")
+        if not offered:
+            return
+        (reply,) = await self.exchange(b"STARTTLS")
+        if isinstance(self.failure, NextHopClosedError) and not reply.closes:
+            raise NextHopTLSError("no TLS: the connection was lost")
+        if self.failure is not None:
+            raise self.failure
+        if reply.code != 220:
+            if not tls.opportunistic:
+                raise NextHopTLSError(f"answered STARTTLS with {reply}")
+            return
+        if not self._reader.idle:
+            raise self._fail(NextHopProtocolError("said more than the reply to STARTTLS"))
+        assert self._transport is not None
+        self._transport = await start_tls(self._transport, self, tls, address[0])
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        self.encrypted = True
+        await self.hello()
+
     async def _greeted(self) -> Reply:
         assert self._welcome is not None
         (reply,) = await self._answered(self._welcome)
@@ -390,17 +433,3 @@ class SMTPClient(asyncio.Protocol):
             return
         what = "take the content" if self._streaming else "answer"
         self._fail(NextHopTimeoutError(f"did not {what} in time"))
-
-
-def check_command(command: bytes, features: Mapping[bytes, bytes]) -> None:
-    """Check that a command is one line, and that a server with these features can take its octets.
-
-    Raises:
-        SMTPSyntaxError: it must not be sent; with the reply that its author deserves.
-    """
-    if _CONTROL.search(command):
-        raise SMTPSyntaxError(f"a control character in {command!r}", code=501, status="5.1.3")
-    if len(command) > MAX_COMMAND:
-        raise SMTPSyntaxError(f"a command of {len(command)} octets", code=501, status="5.5.4")
-    if not command.isascii() and b"SMTPUTF8" not in features:
-        raise SMTPSyntaxError(f"no SMTPUTF8 there for {command!r}", code=553, status="5.6.7")

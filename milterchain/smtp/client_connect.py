@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import ssl
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
 
-from milterchain.errors import NextHopConnectError
+from milterchain.errors import NextHopConnectError, NextHopTLSError
 from milterchain.smtp.client_options import Address, ClientOptions
+from milterchain.smtp.client_tls import tls_reason
 
 __all__ = ["connect", "stays_here"]
 
@@ -24,7 +26,13 @@ async def connect(protocol: Callable[[], asyncio.Protocol], address: Address, op
             if isinstance(address, str):
                 await loop.create_unix_connection(protocol, address)
             else:
-                await loop.create_connection(protocol, *address)
+                tls = options.tls
+                secure: dict[str, Any] = (
+                    {"ssl": tls.context, "server_hostname": address[0]} if tls and tls.implicit else {}
+                )
+                await loop.create_connection(protocol, *address, **secure)
+    except ssl.SSLError as error:
+        raise NextHopTLSError(f"no TLS with {_show(address)}: {tls_reason(error)}") from error
     except TimeoutError as error:
         seconds = options.connect_timeout
         raise NextHopConnectError(f"no connection to {_show(address)} within {seconds:g} s") from error

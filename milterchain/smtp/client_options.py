@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from milterchain.smtp.client_tls import ClientTLS
+
 __all__ = ["Address", "ClientOptions"]
 
 Address = tuple[str, int] | str
@@ -14,6 +16,8 @@ class ClientOptions:
 
     Attributes:
         hello: our name in EHLO.
+        lmtp: speak LMTP: LHLO, and one reply for each accepted recipient after the content.
+        tls: how TLS is used; None for not at all.
         connect_timeout: for the connection itself, all addresses of the host together.
         greeting_timeout: for the 220 after that.
         hello_timeout: for the reply to EHLO, and to HELO.
@@ -25,6 +29,8 @@ class ClientOptions:
     """
 
     hello: bytes = b"localhost"
+    lmtp: bool = False
+    tls: ClientTLS | None = None
     connect_timeout: float = 30.0
     greeting_timeout: float = 300.0
     hello_timeout: float = 300.0

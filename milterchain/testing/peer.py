@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -110,6 +111,17 @@ class Peer:
         except OSError:
             raise Hangup from None
 
+    async def start_tls(self, context: ssl.SSLContext) -> None:
+        """Let the peer begin TLS.
+
+        Raises:
+            Hangup: it did not.
+        """
+        try:
+            await self._writer.start_tls(context)
+        except OSError:
+            raise Hangup from None
+
     async def commit(self, fault: Fault) -> None:
         """Do what a script says is to go wrong.
 
@@ -160,8 +172,14 @@ class ScriptedServer(ABC, Generic[P]):
     """
 
     def __init__(
-        self, *, unix_path: str | Path | None = None, host: str = "127.0.0.1", port: int = 0
+        self,
+        *,
+        unix_path: str | Path | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self._context = tls
         self.connections: list[P] = []
         self._unix_path = None if unix_path is None else str(unix_path)
         self._host = host
@@ -227,7 +245,7 @@ class ScriptedServer(ABC, Generic[P]):
         if self._unix_path is not None:
             self._server = await asyncio.start_unix_server(self._handle, self._unix_path)
         else:
-            self._server = await asyncio.start_server(self._handle, self._host, self._port)
+            self._server = await asyncio.start_server(self._handle, self._host, self._port, ssl=self._context)
             self._port = self._server.sockets[0].getsockname()[1]
 
     async def __aexit__(

@@ -1,4 +1,4 @@
-"""An SMTP server that follows a script, on a real socket, and records what the client sent.
+"""An SMTP or LMTP server that follows a script, on a real socket, and records what the client sent.
 
 Without a script it is a correct server that takes everything::
 
@@ -20,6 +20,7 @@ None is the server's own reply. The state of the transaction follows the replies
 
 import asyncio
 import re
+import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ KEYWORDS = (
 )
 """What it offers by default: what Postfix offers, as far as a relay cares."""
 
-_ALONE = {"EHLO", "HELO", "DATA", "VRFY", "EXPN", "QUIT", "NOOP", "XCLIENT"}
+_ALONE = {"EHLO", "HELO", "LHLO", "STARTTLS", "DATA", "VRFY", "EXPN", "QUIT", "NOOP", "XCLIENT"}
 """Commands that must be the last of a pipelined group (RFC 2920 3.1; XCLIENT starts over)."""
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _UNSTUFFED = re.compile(rb"(?:\A|(?<=\r\n))\.(?!\.)")
@@ -81,7 +82,7 @@ class ReceivedMessage:
         rcpts: the RCPT commands that were answered positively.
         raw: the data as it came, without the final dot's line.
         data: the same with dot-stuffing undone.
-        code: of the reply to the final dot, None while there is none.
+        code: of the reply to the final dot, None while there is none; the highest of several in LMTP.
     """
 
     mail: bytes
@@ -194,6 +195,9 @@ class ScriptedNextHop(ScriptedServer[HopSession]):
             repeated. `InTurn` counts within a connection, at "CONNECT" it counts connections.
         keywords: what EHLO offers. Without PIPELINING, pipelined commands are noted as violations.
         name: the host name in the greeting.
+        tls: begin TLS after STARTTLS; to be offered by `keywords`.
+        implicit_tls: begin it before the greeting instead.
+        lmtp: speak LMTP: after the data, "." is answered once for each recipient.
         unix_path: listen there instead of on a TCP port.
         host: the address to listen on.
         port: 0 for any free one.
@@ -209,11 +213,17 @@ class ScriptedNextHop(ScriptedServer[HopSession]):
         *,
         keywords: Sequence[str] = KEYWORDS,
         name: str = "next-hop.test",
+        tls: ssl.SSLContext | None = None,
+        implicit_tls: bool = False,
+        lmtp: bool = False,
         unix_path: str | Path | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
-        super().__init__(unix_path=unix_path, host=host, port=port)
+        super().__init__(unix_path=unix_path, host=host, port=port, tls=tls if implicit_tls else None)
+        self._tls = tls
+        self._implicit_tls = implicit_tls
+        self._lmtp = lmtp
         self.messages: list[ReceivedMessage] = []
         self._scripts = [script] if isinstance(script, Mapping) else list(script) or [{}]
         self._keywords = tuple(keywords)
@@ -223,7 +233,9 @@ class ScriptedNextHop(ScriptedServer[HopSession]):
     @property
     def next_hop(self) -> str:
         """The address as milterchain's configuration writes it: `smtp:127.0.0.1:PORT`."""
-        return f"smtp:{self.address}"
+        if self._lmtp:
+            return f"lmtp:{self.address}" if self.port else f"lmtp:unix:{self.address}"
+        return f"{'smtps' if self._implicit_tls else 'smtp'}:{self.address}"
 
     @property
     def accepted(self) -> list[ReceivedMessage]:
@@ -250,12 +262,14 @@ class ScriptedNextHop(ScriptedServer[HopSession]):
             if code is None:
                 continue
             if verb == "DATA" and code == 354:
-                await self._take(peer, script, counts["."])
-                counts["."] += 1
+                counts["."] += await self._take(peer, script, counts["."])
+            elif verb == "STARTTLS" and code == 220 and self._tls is not None:
+                await peer.start_tls(self._tls)
             elif 200 <= code < 300:
                 self._advance(peer, verb, line)
 
-    async def _take(self, peer: HopSession, script: HopScript, occurrence: int) -> None:
+    async def _take(self, peer: HopSession, script: HopScript, occurrence: int) -> int:
+        """Take the data and answer; how many answers that were."""
         raw = await peer.data()
         peer.violations += [f"bare CR or LF in the data at {found.start()}" for found in _BARE.finditer(raw)]
         peer.violations += [f"no dot-stuffing at {found.start()}" for found in _UNSTUFFED.finditer(raw)]
@@ -267,13 +281,23 @@ class ScriptedNextHop(ScriptedServer[HopSession]):
         peer.reset()
         self.changed()
         default = f"250 2.0.0 Ok: queued as {len(self.messages)}"
-        message.code = await self._answer(peer, script.get("."), message.data, occurrence, default)
+        answers = len(message.rcpts) if self._lmtp else 1
+        for number in range(occurrence, occurrence + answers):
+            code = await self._answer(peer, script.get("."), message.data, number, default)
+            message.code = code if code is None else max(code, message.code or 0)
         self.changed()
+        return answers
 
-    def _reply(self, peer: HopSession, verb: str) -> str:  # noqa: C901, PLR0911 - one for each verb
+    def _reply(self, peer: HopSession, verb: str) -> str:  # noqa: C901, PLR0911, PLR0912 - one for each verb
         """The reply of a server that takes everything, in the right order."""
         match verb:
-            case "EHLO":
+            case "EHLO" | "HELO" if self._lmtp:
+                return "500 5.5.1 this is LMTP"
+            case "LHLO" if not self._lmtp:
+                return "500 5.5.2 command not recognized"
+            case "STARTTLS" if verb in self._offered:
+                return "220 2.0.0 go ahead"
+            case "EHLO" | "LHLO":
                 return "\n".join((f"250 {self._name}", *(f"250 {keyword}" for keyword in self._keywords)))
             case "HELO":
                 return f"250 {self._name}"
@@ -298,10 +322,10 @@ class ScriptedNextHop(ScriptedServer[HopSession]):
     @staticmethod
     def _advance(peer: HopSession, verb: str, line: bytes) -> None:
         match verb:
-            case "EHLO" | "HELO":
+            case "EHLO" | "HELO" | "LHLO":
                 peer.greeted = True
                 peer.reset()
-            case "XCLIENT":
+            case "XCLIENT" | "STARTTLS":
                 peer.greeted = False
                 peer.reset()
             case "MAIL":

@@ -16,7 +16,7 @@ from milterchain.smtp.server import SMTPServer
 
 PATIENCE = 10
 
-ON_BOTH_LOOPS = {"test_server.py", "test_session.py"}
+ON_BOTH_LOOPS = {"test_client_tls.py", "test_server.py", "test_session.py"}
 
 
 @pytest.hookimpl(optionalhook=True)
