@@ -9,7 +9,7 @@ in a configuration is ever silently without effect.
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -28,6 +28,7 @@ from pydantic import (
 
 from milterchain.config_listen import AuthConfig, ListenConfig, TLSConfig
 from milterchain.config_mistakes import Later, MistakeAtError, describe
+from milterchain.config_relay import NextHop, RelayAuthConfig, RelayConfig, absolute
 from milterchain.config_table import (
     Count,
     Duration,
@@ -51,7 +52,7 @@ from milterchain.config_types import (
 from milterchain.errors import ConfigurationError
 from milterchain.milter.endpoint import Endpoint, parse_endpoint
 from milterchain.milter.flags import Stage
-from milterchain.proxy.nexthop import Hop, parse_hop
+from milterchain.proxy.nexthop import parse_hop
 
 __all__ = [
     "AccessConfig",
@@ -63,6 +64,7 @@ __all__ = [
     "MetricsConfig",
     "MilterConfig",
     "QuarantineConfig",
+    "RelayAuthConfig",
     "RelayConfig",
     "TLSConfig",
     "load",
@@ -73,17 +75,8 @@ MAX_FILE: int = 4 * 2**20
 """Bytes of a configuration file; a larger one is surely something else (a spool file, a device)."""
 
 
-def _absolute(value: object, schemes: Sequence[str], base: Path) -> str:
-    """Make the path after one of the schemes absolute; anything else stays what it is."""
-    text = value if isinstance(value, str) else repr(value)
-    for scheme in schemes:
-        if text.startswith(scheme) and len(text) > len(scheme):
-            return f"{scheme}{base / text.removeprefix(scheme)}"
-    return text
-
-
 def _endpoint(value: object, info: ValidationInfo) -> Endpoint:
-    return parse_endpoint(_absolute(value, ("unix:", "local:"), base_directory(info)))
+    return parse_endpoint(absolute(value, ("unix:", "local:"), base_directory(info)))
 
 
 def _directory(value: object, info: ValidationInfo) -> Path:
@@ -92,12 +85,7 @@ def _directory(value: object, info: ValidationInfo) -> Path:
     return base_directory(info) / value
 
 
-def _hop(value: object, info: ValidationInfo) -> Hop:
-    return parse_hop(_absolute(value, ("maildir:", "lmtp:unix:"), base_directory(info)))
-
-
 Address: TypeAlias = Annotated[Endpoint, BeforeValidator(_endpoint)]
-NextHop: TypeAlias = Annotated[Hop, BeforeValidator(_hop)]
 MacroStage: TypeAlias = Annotated[Stage, BeforeValidator(parse_macro_stage)]
 MacroName: TypeAlias = Annotated[bytes, BeforeValidator(parse_macro)]
 
@@ -155,30 +143,6 @@ class MilterConfig(Table):
         if isinstance(data, dict) and "name" not in data and isinstance(data.get("address"), str):
             return {**data, "name": data["address"].replace(" ", "")[:100] or "?"}
         return data
-
-
-class RelayConfig(Table):
-    """`[relay]`: where mail goes.
-
-    Attributes:
-        next_hop: tried in order; paths are absolute.
-        on_refused_added_recipient: what becomes of a message when the next hop refuses a recipient that a
-            milter added.
-    """
-
-    later: ClassVar[Later] = {
-        "tls": ("TLS to the next hop", frozenset()),
-        "client_identity": ("telling the next hop of the client", frozenset()),
-    }
-
-    next_hop: Annotated[tuple[NextHop, ...], AfterValidator(not_empty)] = (parse_hop("smtp:127.0.0.1:10025"),)
-    tls: Literal["none", "may", "encrypt", "verify"] = "none"
-    client_identity: Literal["none", "auto", "xclient", "xforward"] = "none"
-    received: StrictBool = True
-    connect_timeout: Duration = 30.0
-    command_timeout: Duration = 300.0
-    data_done_timeout: Duration = 600.0
-    on_refused_added_recipient: Literal["tempfail", "log"] = "tempfail"
 
 
 class QuarantineConfig(Table):
@@ -261,6 +225,16 @@ class Config(Table):
                     f"'{address}' is the address of listen[{first + 1}] too; addresses must differ",
                 )
         return listeners
+
+    @field_validator("relay")
+    @classmethod
+    def _one_login(cls, relay: RelayConfig, info: ValidationInfo) -> RelayConfig:
+        backends = [listen.auth.backend for listen in info.data.get("listen", ()) if listen.auth]
+        if relay.auth is not None and "next-hop" in backends:
+            raise MistakeAtError(
+                ("auth",), "there is a listener where clients log in on the next hop; leave one of both out"
+            )
+        return relay
 
     @field_validator("milter")
     @classmethod

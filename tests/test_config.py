@@ -291,8 +291,6 @@ NOT_YET = {
     MILTER + 'not_clients = ["10.0.0.5"]': "milter[1].not_clients: a condition on clients",
     MILTER + 'listeners = ["smtp"]': "milter[1].listeners: a condition on listeners",
     MILTER + 'authenticated = "only"': "milter[1].authenticated: 'only': a condition on authentication",
-    '[relay]\ntls = "may"': "relay.tls: 'may': TLS to the next hop",
-    '[relay]\nclient_identity = "auto"': "relay.client_identity: 'auto': telling the next hop of the client",
     '[metrics]\naddress = "127.0.0.1:9125"': "metrics.address: metrics",
 }
 
@@ -308,7 +306,7 @@ def test_a_key_of_a_later_version_is_refused_in_plain_words(tmp_path: Path, text
         (MILTER.replace("inet:127.0.0.1:8891", "inet:nowhere"), "milter[1].address: "),
         ("[[milter]]\naddress = 5", "milter[1].address: "),
         ('[relay]\nnext_hop = ["127.0.0.1"]', "relay.next_hop[1]: "),
-        ('[relay]\nnext_hop = ["smtps:127.0.0.1:465"]', "relay.next_hop[1]: "),
+        ('[relay]\nnext_hop = ["smtps:127.0.0.1"]', "relay.next_hop[1]: "),
     ],
 )
 def test_addresses_are_read(tmp_path: Path, text: str, part: str) -> None:
@@ -406,3 +404,34 @@ def test_listen_addresses(text: str, address: ListenAddress) -> None:
 def test_no_listen_addresses(text: object) -> None:
     with pytest.raises(ValueError, match="is not an address to listen on"):
         parse_listen(text, Path("/base"))
+
+
+def test_files_of_the_relay_are_under_the_configuration(tmp_path: Path) -> None:
+    text = """
+        [relay]
+        next_hop = ["smtps:mx.example.org:465", "lmtp:unix:lmtp"]
+        tls = "verify"
+        tls_ca_file = "ca.pem"
+        auth = { user = "me", password_file = "/etc/password" }
+    """
+    relay = load(write(tmp_path, text)).relay
+    assert relay.tls_ca_file == str(tmp_path / "ca.pem")
+    assert relay.auth is not None
+    assert relay.auth.password_file == "/etc/password"
+    assert str(relay.next_hop[1]) == f"lmtp:unix:{tmp_path / 'lmtp'}"
+
+
+LOGIN = '[relay]\nauth = { user = "me", password_file = "p" }\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (LOGIN + 'client_identity = "xclient"', "relay.client_identity: 'xclient' would undo the login"),
+        ('[relay]\ntls = "must"', "relay.tls: 'must' is not one of none, may, encrypt, verify"),
+        ("[relay]\nauth = { user = 'me' }", "relay.auth.password_file: is missing; it has no default"),
+    ],
+)
+def test_mistakes_of_the_relay(tmp_path: Path, text: str, line: str) -> None:
+    (mistake,) = mistakes(tmp_path, text)
+    assert mistake.startswith(line)

@@ -15,7 +15,8 @@ from milterchain.cli.output import Cell, console, print_rows, safe
 from milterchain.config import Config, MilterConfig
 from milterchain.errors import MilterError
 from milterchain.milter.client import MilterSession
-from milterchain.proxy.app import build_next_hops, milter_settings
+from milterchain.proxy.app import milter_settings
+from milterchain.proxy.next_hops import build_next_hops
 from milterchain.proxy.routes import HopStatus
 
 __all__ = ["Row", "check", "check_all"]

@@ -193,7 +193,7 @@ def release(
     ] = False,
 ) -> None:
     """Send messages to the next hop. Each is taken out of the quarantine when it was accepted."""
-    from milterchain.proxy.app import build_next_hops  # noqa: PLC0415 - `--help` should not wait
+    from milterchain.proxy.next_hops import build_next_hops  # noqa: PLC0415 - `--help` should not wait
     from milterchain.proxy.release import release as release_one  # noqa: PLC0415
 
     settings = _config(config)

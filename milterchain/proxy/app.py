@@ -22,12 +22,10 @@ from milterchain.proxy import descriptors
 from milterchain.proxy.access import AccessRule
 from milterchain.proxy.holding import Holding
 from milterchain.proxy.logs import configure, get_logger
-from milterchain.proxy.pool import PoolOptions
+from milterchain.proxy.next_hops import build_next_hops
 from milterchain.proxy.quarantine import Quarantine
-from milterchain.proxy.relay import NextHops, RelayOptions
 from milterchain.proxy.session import ProxySession
 from milterchain.proxy.transaction import Services
-from milterchain.smtp.client_options import ClientOptions
 from milterchain.smtp.handler import SessionHandler, SessionInfo
 from milterchain.smtp.options import Listener, ServerOptions
 from milterchain.smtp.server import SMTPServer
@@ -37,7 +35,6 @@ __all__ = [
     "App",
     "build_chain",
     "build_holding",
-    "build_next_hops",
     "milter_settings",
     "run",
     "run_proxy",
@@ -85,26 +82,6 @@ def build_chain(config: Config, observer: Observer | None = None) -> Chain:
         message_timeout=config.limits.message_timeout,
         observer=observer,
     )
-
-
-def build_next_hops(config: Config) -> NextHops:
-    """The next hops of a configuration; they need a running loop."""
-    relay = config.relay
-    client = ClientOptions(
-        hello=config.hostname.encode("ascii"),
-        connect_timeout=relay.connect_timeout,
-        greeting_timeout=relay.command_timeout,
-        hello_timeout=relay.command_timeout,
-        command_timeout=relay.command_timeout,
-        data_initiation_timeout=relay.command_timeout,
-        data_done_timeout=relay.data_done_timeout,
-    )
-    options = RelayOptions(
-        client=client,
-        pool=PoolOptions(open_timeout=2 * relay.connect_timeout),
-        on_refused_added_recipient=relay.on_refused_added_recipient,
-    )
-    return NextHops(relay.next_hop, options)
 
 
 def build_holding(config: Config) -> Holding:

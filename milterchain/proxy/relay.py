@@ -373,7 +373,7 @@ class _Transaction:
         refusal = await lane.introduce(self._party)
         if refusal is None and self._foreign and not _decides(lane):
             raise NextHopConnectError(f"{lane.hop} cannot decide for whom this client may relay")
-        if lane.single and len(self._accepted) > 1:
+        if lane.single and len(self._accepted) > 1:  # on a hop that took them all, and is gone
             raise NextHopConnectError(f"{lane.hop} takes one recipient at a time")
         return refusal
 
@@ -415,6 +415,8 @@ class _Transaction:
             if refused and (reply := self._refusal(refused, len(recipients))) is not None:
                 return Delivery(reply=reply, hop=lane.hop, refused=refused)
         if lane.single and len(envelope.recipients) - len(refused) > 1:
+            if not self._accepted:
+                raise NextHopConnectError(f"{lane.hop} takes one recipient at a time")
             return await deliver_each(lane, envelope, message, refused)
         return Delivery(reply=as_final(await lane.deliver(envelope, message)), hop=lane.hop, refused=refused)
 

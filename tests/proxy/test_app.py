@@ -12,7 +12,8 @@ from milterchain.config import parse
 from milterchain.errors import ConfigurationError
 from milterchain.milter.flags import Command, Family, Stage
 from milterchain.milter.messages import Connect
-from milterchain.proxy.app import App, build_next_hops, milter_settings, serve, server_options
+from milterchain.proxy.app import App, milter_settings, serve, server_options
+from milterchain.proxy.next_hops import build_next_hops
 from milterchain.testing import Late, ScriptedMilter, refusing_address
 
 
