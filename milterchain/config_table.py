@@ -27,6 +27,7 @@ from milterchain.config_types import (
 __all__ = [
     "Count",
     "Duration",
+    "FilePath",
     "Listening",
     "Name",
     "Networks",
@@ -62,6 +63,17 @@ def not_empty(items: tuple[Item, ...]) -> tuple[Item, ...]:
     if not items:
         raise ValueError("is empty; at least one is needed")
     return items
+
+
+def _file(value: object, info: ValidationInfo) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"{value!r} is not the path of a file")
+    return base_directory(info) / value
+
+
+FilePath: TypeAlias = Annotated[Path, BeforeValidator(_file)]
 
 
 class Table(BaseModel):

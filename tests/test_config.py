@@ -65,6 +65,22 @@ name = "smtp"
 address = "[::1]:25"
 [[listen]]
 address = "unix:run/smtp.sock"
+[[listen]]
+address = "[::1]:465"
+[listen.tls]
+certificate = "cert.pem"
+key = "/key.pem"
+mode = "implicit"
+required = true
+minimum_version = "1.3"
+ciphers = "HIGH"
+client_certificates = "require"
+client_ca = "ca.pem"
+[listen.auth]
+backend = "file"
+path = "users"
+allow_plaintext = true
+required = true
 [access]
 trusted_networks = ["10.0.0.0/8", "fd00::1"]
 relay_domains = ["example.org", ".example.net", "bücher.example"]
@@ -114,7 +130,21 @@ level = "debug"
 def test_everything_that_this_version_can_do(tmp_path: Path) -> None:
     config = load(write(tmp_path, EVERYTHING))
     assert config.hostname == "mx.example.org"
-    assert [str(listen.address) for listen in config.listen] == ["[::1]:25", f"unix:{tmp_path}/run/smtp.sock"]
+    assert [str(listen.address) for listen in config.listen] == [
+        "[::1]:25",
+        f"unix:{tmp_path}/run/smtp.sock",
+        "[::1]:465",
+    ]
+    tls, auth = config.listen[2].tls, config.listen[2].auth
+    assert tls is not None
+    assert (tls.certificate, tls.key, tls.client_ca) == (
+        tmp_path / "cert.pem",
+        Path("/key.pem"),
+        tmp_path / "ca.pem",
+    )
+    assert (tls.mode, tls.required, tls.minimum_version, tls.ciphers) == ("implicit", True, "1.3", "HIGH")
+    assert auth is not None
+    assert (auth.path, auth.allow_plaintext, auth.required) == (tmp_path / "users", True, True)
     assert config.access.relay_domains == ("example.org", ".example.net", "xn--bcher-kva.example")
     milter = config.milter[0]
     assert str(milter.address) == f"unix:{tmp_path}/run/opendkim.sock"
@@ -141,7 +171,7 @@ MISTAKES = {
     "unknown key, far": ("[log]\nzzz = 1", "log.zzz: there is no such key; allowed are format, level"),
     "unknown key, and keys for later": (
         "[[listen]]\nzzz = 1",
-        "listen[1].zzz: there is no such key; allowed are address, name",
+        "listen[1].zzz: there is no such key; allowed are address, auth, name, tls",
     ),
     "key of a table": (
         'relay_domains = ["example.org"]',
@@ -267,6 +297,30 @@ MISTAKES = {
         MILTER + 'macros = { mail = "i" }',
         "milter[1].macros.mail: 'i' is not a list; write it in [brackets]",
     ),
+    "TLS without a certificate": (
+        '[[listen]]\ntls = { key = "k" }',
+        "listen[1].tls.certificate: is missing; it has no default",
+    ),
+    "an empty path": (
+        '[[listen]]\ntls = { certificate = "" }',
+        "listen[1].tls.certificate: '' is not the path of a file",
+    ),
+    "an old protocol": (
+        '[[listen]]\ntls = { certificate = "c", minimum_version = "1.0" }',
+        "listen[1].tls.minimum_version: '1.0' is not one of 1.2, 1.3",
+    ),
+    "client certificates that nobody signs": (
+        '[[listen]]\ntls = { certificate = "c", client_certificates = "require" }',
+        "listen[1].tls: client_certificates and client_ca need each other; set both or none",
+    ),
+    "passwords in the clear": (
+        '[[listen]]\nauth = { backend = "next-hop" }',
+        "listen[1].auth: needs tls, lest passwords are read on the way; or set allow_plaintext = true",
+    ),
+    "users without a file": (
+        '[[listen]]\nauth = { backend = "file", allow_plaintext = true }',
+        "listen[1].auth: path belongs to the backend file, and to no other; set both or none",
+    ),
     "macro stage": (
         MILTER + 'macros = { eom = ["i"] }',
         f"milter[1].macros.eom: 'eom' is not one of {STAGES}",
@@ -282,10 +336,8 @@ def test_a_mistake_is_one_clear_line(tmp_path: Path, text: str, line: str) -> No
 NOT_YET = {
     "workers = 2": "workers: 2: more than one worker",
     'workers = "auto"': "workers: 'auto': more than one worker",
-    '[[listen]]\ntls = { certificate = "c", key = "k" }': "listen[1].tls: TLS",
     '[[listen]]\nproxy_protocol_from = ["10.0.0.5"]': "listen[1].proxy_protocol_from: the PROXY protocol",
     '[[listen]]\nxclient_from = ["10.0.0.5"]': "listen[1].xclient_from: XCLIENT",
-    '[[listen]]\nauth = { backend = "next-hop" }': "listen[1].auth: AUTH",
     MILTER + 'mode = "observe"': "milter[1].mode: 'observe': observing",
     MILTER + 'clients = ["10.0.0.5"]': "milter[1].clients: a condition on clients",
     MILTER + 'not_clients = ["10.0.0.5"]': "milter[1].not_clients: a condition on clients",

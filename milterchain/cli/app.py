@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from milterchain import __version__
+from milterchain.cli.passwords import hash_password
 from milterchain.cli.quarantine import quarantine_app
 from milterchain.cli.tools import log_milter, milter_check
 from milterchain.config import Config, load, parse
@@ -162,6 +163,7 @@ def trace(
 app.add_typer(quarantine_app)
 app.command("log-milter")(log_milter)
 app.command("milter-check")(milter_check)
+app.command("hash-password")(hash_password)
 
 
 def main() -> None:

@@ -16,11 +16,11 @@ from milterchain.chain.observer import Observer
 from milterchain.chain.session import Chain
 from milterchain.chain.settings import MESSAGE_SIZE, DefaultAction, MilterSettings
 from milterchain.config import Config, MilterConfig
-from milterchain.config_types import ListenAddress
 from milterchain.errors import ConfigurationError
 from milterchain.proxy import descriptors
 from milterchain.proxy.access import AccessRule
 from milterchain.proxy.holding import Holding
+from milterchain.proxy.listeners import build_listeners
 from milterchain.proxy.logs import configure, get_logger
 from milterchain.proxy.next_hops import build_next_hops
 from milterchain.proxy.quarantine import Quarantine
@@ -112,14 +112,11 @@ def server_options(config: Config) -> ServerOptions:
     )
 
 
-def _listener(name: str, address: ListenAddress) -> Listener:
-    if address.path is not None:
-        return Listener(name=name, path=str(address.path))
-    return Listener(name=name, host=address.host, port=address.port)
-
-
 class App:
     """One proxy, as an async context manager: it listens inside, and leaving stops it at once.
+
+    Raises:
+        ConfigurationError: a file that the configuration names cannot be used.
 
     Attributes:
         config: what it does.
@@ -129,6 +126,7 @@ class App:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.addresses: tuple[Listener, ...] = ()
+        self._listeners = build_listeners(config.listen)
         self._next_hops = build_next_hops(config)
         self._holding = build_holding(config)
         self._services = Services(
@@ -156,9 +154,8 @@ class App:
             ConfigurationError: an address cannot be listened on.
         """
         await self._look_at_next_hops()
-        listeners = [_listener(listen.name, listen.address) for listen in self.config.listen]
         try:
-            self.addresses = await self._server.start(listeners)
+            self.addresses = await self._server.start(self._listeners)
         except OSError as error:
             raise ConfigurationError([f"cannot listen on {error.strerror}"]) from error
 

@@ -8,10 +8,14 @@ import re
 import time
 from dataclasses import dataclass
 
+from milterchain.smtp.tls import TLSSession
+
 __all__ = ["Trace", "received_header"]
 
 _UNSAFE = re.compile(rb"[^!#-'*-;=?-Z^-~]")
 """All but printable ASCII, and of that blanks and `"()<>[\\]`."""
+_UNSAFE_NAME = re.compile(rb"[^ !#-'*-\[\]-~]")
+"""What cannot stand within quotation marks within a comment: all but printable ASCII, and `"()\\`."""
 _UNSAFE_PATH = re.compile(rb"[\x00-\x1f\x7f]")
 _UNSAFE_LITERAL = re.compile(rb"[^0-9A-Za-z:.\-]")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -32,6 +36,7 @@ class Trace:
         protocol: `SMTP`, `ESMTP`, `UTF8SMTP`… (RFC 3848, RFC 6531).
         queue_id: of this message.
         recipient: the bare address of the only recipient; None if there are more, lest one learns of another.
+        tls: how the client's connection is secured; as comments, in Postfix's words.
     """
 
     helo: bytes
@@ -41,6 +46,7 @@ class Trace:
     protocol: bytes
     queue_id: bytes
     recipient: bytes | None
+    tls: TLSSession | None = None
 
 
 def _word(value: bytes) -> bytes:
@@ -59,6 +65,26 @@ def _literal(address: str) -> bytes:
     return f"[IPv6:{address}]".encode() if ":" in address else f"[{address}]".encode()
 
 
+def _quoted(name: str) -> bytes:
+    return _UNSAFE_NAME.sub(b"?", name.encode("utf-8")[:_MAX_WORD])
+
+
+def _tls(session: TLSSession | None) -> bytes:
+    """The lines on TLS. Python tells only the secret bits of a cipher, and modern ones have no others."""
+    if session is None:
+        return b""
+    bits = session.bits
+    using = b"%b with cipher %b" % (_word(session.version.encode()), _word(session.cipher.encode()))
+    if session.verified:
+        names = (_quoted(session.subject), _quoted(session.issuer))
+        client = b'Client CN "%b", Issuer "%b" (verified OK)' % names
+    elif session.requested:
+        client = b"Client did not present a certificate"
+    else:
+        client = b"No client certificate requested"
+    return b"\t(using %b (%d/%d bits))\r\n\t(%b)\r\n" % (using, bits, bits, client)
+
+
 def received_header(trace: Trace, now: float | None = None) -> bytes:
     """Build the header, folded, with its final CRLF.
 
@@ -75,9 +101,10 @@ def received_header(trace: Trace, now: float | None = None) -> bytes:
     recipient = b""
     if trace.recipient:
         recipient = b"\tfor <%b>;\r\n" % _UNSAFE_PATH.sub(b"?", trace.recipient)
-    return b"Received: from %b (%b)\r\n\tby %b (milterchain) with %b id %b%b\r\n%b\t%b\r\n" % (
+    return b"Received: from %b (%b)\r\n%b\tby %b (milterchain) with %b id %b%b\r\n%b\t%b\r\n" % (
         _helo(trace.helo),
         client,
+        _tls(trace.tls),
         trace.hostname,
         trace.protocol,
         trace.queue_id,

@@ -5,17 +5,23 @@ means for each part of the dialogue. What a milter refuses is logged where it is
 sender that this keeps out.
 """
 
-from milterchain.chain.client import ClientInfo
+from dataclasses import replace
+from typing import Final
+
+from milterchain.chain.client import AuthInfo, ClientInfo, TLSInfo
 from milterchain.chain.session import ChainSession
+from milterchain.chain.values import protocol_name
 from milterchain.chain.verdict import (
     Kind,
     Verdict,
+    auth_reply,
     banner_reply,
     helo_reply,
     mail_reply,
     minimal_ehlo,
     unknown_reply,
 )
+from milterchain.errors import NextHopError
 from milterchain.mail.envelope import Path
 from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
@@ -23,9 +29,15 @@ from milterchain.milter.flags import Family
 from milterchain.proxy.identity import Identity, identity_of
 from milterchain.proxy.logs import ChainLog, get_logger, text
 from milterchain.proxy.transaction import Origin, Services, Transaction
+from milterchain.smtp import client_auth
 from milterchain.smtp.handler import Features, Parameters, SessionInfo
+from milterchain.smtp.sasl import Credentials
+from milterchain.smtp.tls import TLSSession
 
-__all__ = ["ProxySession", "client_info"]
+__all__ = ["ProxySession", "client_info", "tls_info"]
+
+WRONG_LOGIN: Final = Reply.of(535, "5.7.8 Error: authentication failed")
+NO_LOGIN: Final = Reply.of(454, "4.7.0 Temporary authentication failure")
 
 
 class ProxySession:
@@ -44,6 +56,8 @@ class ProxySession:
         self._chain: ChainSession = services.chain.session(self._client, observer=self._chain_log)
         self._hops = services.next_hops.session()
         self._trusted = services.access.trusts(info.family, info.address)
+        self._verify = info.auth.verify if info.auth is not None else None
+        self._tls: TLSSession | None = None
         self._helo_name = b""
         self._esmtp = False
         self._transaction: Transaction | None = None
@@ -72,6 +86,53 @@ class ProxySession:
         self.minimal_ehlo = minimal_ehlo(verdict)
         return helo_reply(verdict)
 
+    def security_refusal(self) -> Reply | None:
+        """Repeat a refusal that stands."""
+        return auth_reply(self._chain.standing)
+
+    async def tls(self, session: TLSSession) -> None:
+        """Begin again; milters hear of it at the next HELO."""
+        self._tls = session
+        self._helo_name = b""
+        info = tls_info(session)
+        self._client = replace(self._client, tls=info)
+        self._chain.tls(info)
+        self._log.debug("tls", client=self._client.address, version=session.version, cipher=session.cipher)
+
+    async def auth(self, credentials: Credentials) -> Reply | None:
+        """Ask who knows the passwords. Whoever has logged in may send to anybody."""
+        login = self._log.bind(
+            client=self._client.address, mechanism=credentials.mechanism, user=text(credentials.login)
+        )
+        try:
+            refusal = await self._try(credentials)
+        except NextHopError as error:
+            login.warning("login failed", error=str(error))
+            return NO_LOGIN
+        if refusal is not None:
+            login.warning("login failed", reply=str(refusal))
+            return refusal
+        login.info("login")
+        self._trusted = True
+        info = AuthInfo(mechanism=credentials.mechanism.encode("ascii"), identity=credentials.login)
+        self._client = replace(self._client, auth=info)
+        self._chain.auth(info)
+        return None
+
+    async def _try(self, credentials: Credentials) -> Reply | None:
+        """The refusal of a login, None if it is right."""
+        if self._verify is None:
+            reply = await self._hops.login(
+                client_auth.Credentials(
+                    user=credentials.login, password=credentials.password, authorize=credentials.identity
+                ),
+                self._identity(),
+            )
+            return None if reply.positive else reply
+        # Nobody may act for somebody else: the file does not say who could.
+        allowed = credentials.identity in {b"", credentials.login}
+        return None if allowed and await self._verify(credentials) else WRONG_LOGIN
+
     async def mail(self, path: Path, params: Parameters) -> Reply | None:
         """Begin a transaction, if no refusal stands; the next hop is not asked yet."""
         if self._chain.standing.decides:
@@ -87,8 +148,9 @@ class ProxySession:
             client=self._client,
             trusted=self._trusted,
             helo=self._helo_name,
-            protocol=_protocol(self._esmtp, params),
+            protocol=self._protocol(params),
             queue_id=queue_id,
+            tls=self._tls,
         )
         hop = self._hops.begin(path, self._identity(queue_id))
         self._transaction = Transaction(self._services, self._chain, origin, hop, path, log)
@@ -156,6 +218,12 @@ class ProxySession:
         """What the next hop may learn of the client."""
         return identity_of(self._client, self._helo_name, esmtp=self._esmtp, queue_id=queue_id)
 
+    def _protocol(self, params: Parameters) -> bytes:
+        """What the Received header calls the protocol (RFC 3848, RFC 6531 section 4.3)."""
+        client = self._client
+        name = protocol_name(esmtp=self._esmtp, tls=client.tls is not None, auth=client.auth is not None)
+        return name.replace(b"ESMTP", b"UTF8SMTP") if b"SMTPUTF8" in params else name
+
     def _tell(self, stage: str, verdict: Verdict, **more: object) -> None:
         if verdict.decides:
             reply = str(verdict.reply) if verdict.reply else verdict.kind.name.lower()
@@ -182,8 +250,13 @@ def client_info(info: SessionInfo) -> ClientInfo:
     )
 
 
-def _protocol(esmtp: bool, params: Parameters) -> bytes:  # noqa: FBT001
-    """What the Received header calls the protocol (RFC 3848, RFC 6531 section 4.3)."""
-    if not esmtp:
-        return b"SMTP"
-    return b"UTF8SMTP" if b"SMTPUTF8" in params else b"ESMTP"
+def tls_info(session: TLSSession) -> TLSInfo:
+    """What the milters are told of TLS."""
+    return TLSInfo(
+        version=session.version.encode("ascii"),
+        cipher=session.cipher.encode("ascii"),
+        bits=session.bits,
+        subject=session.subject.encode("utf-8"),
+        issuer=session.issuer.encode("utf-8"),
+        sni=session.sni.encode("utf-8"),
+    )

@@ -32,6 +32,7 @@ from milterchain.proxy.queue_id import QueueIds
 from milterchain.proxy.received import Trace, received_header
 from milterchain.proxy.relay import NextHops, NextHopTransaction
 from milterchain.proxy.relay_replies import failure_reply
+from milterchain.smtp.tls import TLSSession
 
 __all__ = ["BAD_ADDRESS", "OK", "Origin", "Services", "Transaction"]
 
@@ -78,6 +79,7 @@ class Origin:
         helo: the name that it gave, as typed.
         protocol: what the Received header calls the protocol.
         queue_id: what the message is called here.
+        tls: how the client's connection is secured, None if it is not.
     """
 
     client: ClientInfo
@@ -85,6 +87,7 @@ class Origin:
     helo: bytes
     protocol: bytes
     queue_id: bytes
+    tls: TLSSession | None = None
 
 
 class Transaction:
@@ -274,6 +277,7 @@ class Transaction:
                 hostname=self._services.hostname,
                 protocol=origin.protocol,
                 queue_id=origin.queue_id,
+                tls=origin.tls,
                 recipient=recipients[0].bare if len(recipients) == 1 else None,
             )
         )

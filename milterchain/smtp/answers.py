@@ -16,6 +16,7 @@ __all__ = [
     "LINE_TOO_LONG",
     "MAIL_FIRST",
     "NESTED_MAIL",
+    "NOT_IMPLEMENTED",
     "NOT_SYNCHRONIZED",
     "NO_RECIPIENTS",
     "OK",
@@ -62,13 +63,11 @@ TOO_MANY_ERRORS: Final = Reply.of(421, "4.7.0 Error: too many errors")
 TOO_MANY_CONNECTIONS: Final = Reply.of(421, "4.7.0 Error: too many connections")
 TOO_MUCH_DATA: Final = Reply.of(421, "4.7.0 Error: too much data")
 
-_NOT_IMPLEMENTED: Final = Reply.of(502, "5.5.1 Error: command not implemented")
+NOT_IMPLEMENTED: Final = Reply.of(502, "5.5.1 Error: command not implemented")
 _WEB_CLIENT: Final = Reply.of(221, "2.7.0 Error: this is a mail server")
 
 KNOWN_COMMANDS: Final[Mapping[bytes, tuple[Reply, bool]]] = {
-    **dict.fromkeys(
-        [b"STARTTLS", b"AUTH", b"ETRN", b"EXPN", b"TURN", b"XCLIENT", b"XFORWARD"], (_NOT_IMPLEMENTED, False)
-    ),
+    **dict.fromkeys([b"ETRN", b"EXPN", b"TURN", b"XCLIENT", b"XFORWARD"], (NOT_IMPLEMENTED, False)),
     # The octets that follow BDAT would be taken for commands.
     b"BDAT": (Reply.of(503, "5.5.1 Error: CHUNKING not announced"), True),
     # A web client is talking: what follows may have been written by somebody else (Postfix

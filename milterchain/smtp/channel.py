@@ -9,13 +9,16 @@ aiosmtpd and asyncio on which it stands are watched by tests/smtp/test_aiosmtpd_
   it fires.
 - A client that closes its sending side is served to the end of what it sent. If the connection is lost, the
   task is cancelled, unless it asked to be left alone.
+- Under TLS nothing is served any more once the client closes: TLS in asyncio knows no half-closed connection.
 - A client that is cut off while it is still sending gets time to read why: closing a socket with unread input
   would take the last reply away from it (RFC 1122 section 4.2.2.13).
 """
 
 import asyncio
 import logging
-from typing import Final, cast
+import ssl
+from contextlib import suppress
+from typing import Any, Final, cast
 
 from aiosmtpd.smtp import SMTP
 
@@ -31,6 +34,10 @@ MAX_ENDLESS: Final = 2**16
 """Octets of a line without an end after which the session is closed."""
 MAX_PENDING: Final = 2**16
 """Octets of replies that wait for the end of a group of commands."""
+MAX_DROPPED: Final = 2**20
+"""Octets of input that are dropped before TLS."""
+QUIET: Final = 0.1
+"""Seconds without any more of them after which the rest is taken to be there."""
 LINGER: Final = 10.0
 """Seconds that a client has to take the last reply and to close."""
 
@@ -81,7 +88,7 @@ class Channel(SMTP):
         """Stay open, unless all is said: what was sent is still answered."""
         self._ended = True
         asyncio.StreamReaderProtocol.eof_received(self)
-        return not self._closing
+        return not self._closing and not self._over_ssl
 
     def connection_lost(self, error: Exception | None) -> None:
         """Cancel the task, as nobody waits for what it does."""
@@ -121,6 +128,65 @@ class Channel(SMTP):
         finally:
             self._deadline = None
         return True
+
+    async def _drop_input(self) -> bool:
+        """Throw away what has come, until no more comes; False if there is too much of it."""
+        dropped = 0
+        while self._input:
+            dropped += len(self._input)
+            self._input.clear()
+            if dropped > MAX_DROPPED or self._ended:
+                return False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(QUIET):
+                    await self._reader._wait_for_data("SMTP")  # type: ignore[attr-defined]  # noqa: SLF001
+        return True
+
+    async def _start_tls(
+        self, context: ssl.SSLContext, within: float, *, early: bool = False
+    ) -> ssl.SSLObject:
+        """Shake hands as a server, after all that was to be sent in the clear.
+
+        Args:
+            context: with the certificate.
+            within: seconds.
+            early: input that waits is the begin of the handshake already; else it is dropped.
+
+        Raises:
+            OSError: there is no connection any more.
+        """
+        transport = cast("asyncio.Transport | None", self.transport)
+        if transport is None or self._ended:
+            raise ConnectionResetError("the client is gone")
+        reader = self._reader
+        if early and self._input:
+            # Where the TLS protocol is in place: that is one round of the loop after `start_tls` was called.
+            self.loop.call_soon(self.loop.call_soon, _feed, transport, bytes(self._input))
+        self._input.clear()
+        try:
+            secured = await self.loop.start_tls(
+                transport,
+                self,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=within,
+                ssl_shutdown_timeout=LINGER,
+            )
+        except BaseException:
+            # Nobody could read a last reply; whether `connection_lost` comes depends on the loop.
+            transport.abort()
+            self.transport = None
+            raise
+        if secured is None or self._ended:
+            raise ConnectionResetError("the client is gone")
+        self.transport = secured
+        self._transport = secured
+        self._over_ssl = True
+        self._writer = asyncio.StreamWriter(secured, self, reader, self.loop)
+        reader._transport = secured  # type: ignore[attr-defined]  # noqa: SLF001
+        reader._paused = False  # type: ignore[attr-defined]  # noqa: SLF001
+        made: ssl.SSLObject = secured.get_extra_info("ssl_object")
+        return made
 
     def _put(self, reply: Reply) -> None:
         data = reply.encode()
@@ -182,11 +248,11 @@ class Channel(SMTP):
         if self._out:
             transport.write(b"".join(self._out))
         linger = linger and not self._ended
-        if linger:
+        if linger and transport.can_write_eof():
             transport.write_eof()
         else:
             transport.close()
-        if linger or transport.get_write_buffer_size():
+        if linger or self._over_ssl or transport.get_write_buffer_size():
             self._timeout_handle = self.loop.call_later(LINGER, transport.abort)
 
     async def _read_line(self, limit: int) -> bytes | None:
@@ -221,3 +287,15 @@ class Channel(SMTP):
         line = dropped or bytes(buffer[:end]).removesuffix(b"\r")
         del buffer[: end + 1]
         return line
+
+
+def _feed(transport: asyncio.Transport, data: bytes) -> None:
+    """Give the protocol of a transport what was read before it was there."""
+    # A BufferedProtocol in all but the name: uvloop's has another base.
+    protocol: Any = transport.get_protocol()
+    while data and not transport.is_closing():
+        buffer = protocol.get_buffer(len(data))
+        size = min(len(buffer), len(data))
+        buffer[:size] = data[:size]
+        protocol.buffer_updated(size)
+        data = data[size:]

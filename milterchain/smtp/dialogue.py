@@ -4,7 +4,8 @@ Checks syntax, order and limits, keeps the state of the transaction, and asks th
 decide.
 `Dialogue.answer` never raises but on cancellation: what goes wrong becomes a reply.
 
-STARTTLS, AUTH, BDAT, XCLIENT and XFORWARD are known but not offered.
+STARTTLS and AUTH are the business of `milterchain.smtp.security`. BDAT, XCLIENT and XFORWARD are known but
+not offered.
 """
 
 import logging
@@ -17,7 +18,9 @@ from milterchain.mail.replies import Reply
 from milterchain.smtp import answers
 from milterchain.smtp.grammar import parse_command, parse_helo, parse_mail, parse_rcpt
 from milterchain.smtp.handler import SessionHandler
-from milterchain.smtp.options import ServerOptions
+from milterchain.smtp.options import Listener, ServerOptions
+from milterchain.smtp.security import Security
+from milterchain.smtp.tls import TLSSession
 
 __all__ = ["MAX_COMMAND", "Dialogue"]
 
@@ -46,6 +49,7 @@ class Dialogue:
         over: the last reply was the last one of this session.
         error_count: refusals since the session began or a message was taken.
         size_limit: octets of a message, as last offered.
+        security: TLS and login; if it awaits TLS, `secured` comes next.
     """
 
     __slots__ = (
@@ -63,15 +67,19 @@ class Dialogue:
         "error_count",
         "in_transaction",
         "over",
+        "security",
         "size_limit",
     )
 
-    def __init__(self, handler: SessionHandler, options: ServerOptions) -> None:
+    def __init__(
+        self, handler: SessionHandler, options: ServerOptions, listener: Listener | None = None
+    ) -> None:
         self.in_transaction = False
         self.awaits_data = False
         self.over = False
         self.error_count = 0
         self.size_limit = options.message_size
+        self.security = Security(handler, listener)
         self._handler = handler
         self._options = options
         self._esmtp: bool | None = None  # None before HELO and EHLO
@@ -91,7 +99,12 @@ class Dialogue:
     @property
     def exhausted(self) -> bool:
         """So many errors that the session should be closed."""
-        return self.error_count >= self._options.errors
+        return self.error_count >= self._options.errors or self.security.exhausted
+
+    def delay(self, reply: Reply) -> float:
+        """Seconds for which a reply is kept back, to slow down who only makes mistakes."""
+        late = reply.code >= 400 and self.error_count > self._options.soft_errors
+        return max(self._options.error_delay if late else 0.0, self.security.delay(reply))
 
     async def greeting(self) -> Reply:
         """The first reply, before any command."""
@@ -105,6 +118,15 @@ class Dialogue:
         self._refused = not reply.positive
         self.over = reply.closes
         return reply
+
+    async def secured(self, session: TLSSession) -> None:
+        """The handshake is done: all that the client has said is forgotten (RFC 3207 section 4.2).
+
+        If the handler fails, the session is over: it could not tell milters the truth.
+        """
+        self._esmtp = None
+        self._mail_parameters = self._rcpt_parameters = _NOTHING
+        await self.security.secured(session)
 
     async def answer(self, line: bytes) -> Reply:
         """The reply to a command, given without its line end."""
@@ -147,9 +169,15 @@ class Dialogue:
         return reply
 
     async def _dispatch(self, line: bytes) -> Reply:
+        security = self.security
         if len(line) > MAX_COMMAND:
-            return answers.LINE_TOO_LONG
+            return security.too_long() if security.exchanging else answers.LINE_TOO_LONG
+        if security.exchanging:
+            return await security.respond(line)
         verb, argument = parse_command(line)
+        refusal = security.refusal(verb)
+        if refusal is not None:
+            return refusal
         command = _COMMANDS.get(verb)
         if command is not None:
             return await command(self, argument)
@@ -191,7 +219,8 @@ class Dialogue:
             return [b"ENHANCEDSTATUSCODES"]
         features = self._handler.features()
         self.size_limit = min(self._options.message_size, features.size or self._options.message_size)
-        keywords = [b"PIPELINING", b"SIZE %d" % self.size_limit, b"ENHANCEDSTATUSCODES", b"8BITMIME"]
+        keywords = [b"PIPELINING", b"SIZE %d" % self.size_limit]
+        keywords += [*self.security.keywords(features), b"ENHANCEDSTATUSCODES", b"8BITMIME"]
         self._mail_parameters = _MAIL_PARAMETERS
         if features.dsn:
             keywords.append(b"DSN")
@@ -267,6 +296,12 @@ class Dialogue:
         usual = answers.REFUSED if self._refused else answers.CANNOT_VERIFY
         return self._junked(await self._handler.vrfy(argument) or usual)
 
+    async def _starttls(self, argument: bytes) -> Reply:
+        return self.security.starttls(argument, esmtp=self.esmtp, in_transaction=self.in_transaction)
+
+    async def _auth(self, argument: bytes) -> Reply:
+        return await self.security.auth(argument, esmtp=self.esmtp, in_transaction=self.in_transaction)
+
     async def _quit(self, argument: bytes) -> Reply:
         if argument:
             raise SMTPSyntaxError("Syntax: QUIT")
@@ -290,5 +325,7 @@ _COMMANDS: Final[Mapping[bytes, Callable[[Dialogue, bytes], Awaitable[Reply]]]] 
     b"NOOP": Dialogue._noop,  # noqa: SLF001
     b"HELP": Dialogue._help,  # noqa: SLF001
     b"VRFY": Dialogue._vrfy,  # noqa: SLF001
+    b"STARTTLS": Dialogue._starttls,  # noqa: SLF001
+    b"AUTH": Dialogue._auth,  # noqa: SLF001
     b"QUIT": Dialogue._quit,  # noqa: SLF001
 }

@@ -22,6 +22,8 @@ from typing import Literal, Protocol
 from milterchain.mail.envelope import Path
 from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
+from milterchain.smtp.sasl import AuthSettings, Credentials
+from milterchain.smtp.tls import TLSSession
 
 __all__ = ["Features", "HandlerFactory", "Parameters", "SessionHandler", "SessionInfo"]
 
@@ -41,6 +43,7 @@ class SessionInfo:
         port: the client's port; 0 for `L` and `U`.
         local_address: the address, or path, that the client connected to.
         local_port: its port; 0 if it has none.
+        auth: how clients of this listener log in; None if they cannot.
     """
 
     listener: str
@@ -49,6 +52,7 @@ class SessionInfo:
     port: int = 0
     local_address: str = ""
     local_port: int = 0
+    auth: AuthSettings | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +67,13 @@ class Features:
         dsn: RET, ENVID, NOTIFY and ORCPT (RFC 3461).
         size: the largest message that the next hop takes; None if it does not say. The smaller of this and
             the server's own limit counts.
+        login: the next hop can be asked whether credentials are right.
     """
 
     smtputf8: bool = False
     dsn: bool = False
     size: int | None = None
+    login: bool = False
 
 
 class SessionHandler(Protocol):
@@ -96,6 +102,18 @@ class SessionHandler(Protocol):
 
         The first line of a positive reply replaces the host name in the first line of the answer.
         """
+
+    def security_refusal(self) -> Reply | None:
+        """The answer to STARTTLS and AUTH while a refusal stands; None if none does."""
+
+    async def tls(self, session: TLSSession) -> None:
+        """The connection is secured; what the client said before is forgotten.
+
+        Called before `connect` if TLS begins with the connection. No transaction is open.
+        """
+
+    async def auth(self, credentials: Credentials) -> Reply | None:
+        """The client wants to log in. None, or a reply of 235: it has; 535: the credentials are wrong."""
 
     async def mail(self, path: Path, params: Parameters) -> Reply | None:
         """MAIL. If the answer is not positive, no transaction is open, and no `reset` follows."""

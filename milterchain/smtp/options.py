@@ -5,6 +5,8 @@ from ipaddress import IPv4Network, IPv6Network
 
 from milterchain.mail.body import SpoolSettings
 from milterchain.mail.headers import HeaderLimits
+from milterchain.smtp.sasl import AuthSettings
+from milterchain.smtp.tls import ServerTLS
 
 __all__ = ["Listener", "ServerOptions"]
 
@@ -62,6 +64,8 @@ class Listener:
         port: 0 lets the system choose.
         path: of the Unix socket; None with `host`.
         mode: permissions of the Unix socket; None leaves them to the umask.
+        tls: None without TLS.
+        auth: how clients log in; None if they cannot.
     """
 
     name: str = "smtp"
@@ -69,6 +73,8 @@ class Listener:
     port: int = 0
     path: str | None = None
     mode: int | None = None
+    tls: ServerTLS | None = None
+    auth: AuthSettings | None = None
 
     def __post_init__(self) -> None:
         if (self.host is None) == (self.path is None):

@@ -16,11 +16,15 @@ def session_info(transport: asyncio.BaseTransport, listener: Listener) -> Sessio
     get: Callable[[str], Any] = transport.get_extra_info
     if listener.path is not None:
         return SessionInfo(
-            listener=listener.name, family="L", address=listener.path, local_address=listener.path
+            listener=listener.name,
+            family="L",
+            address=listener.path,
+            local_address=listener.path,
+            auth=listener.auth,
         )
     peer, local = get("peername"), get("sockname")
     if not peer or not local:
-        return SessionInfo(listener=listener.name, family="U", address="")
+        return SessionInfo(listener=listener.name, family="U", address="", auth=listener.auth)
     address, local_address = _plain(peer[0]), _plain(local[0])
     return SessionInfo(
         listener=listener.name,
@@ -29,6 +33,7 @@ def session_info(transport: asyncio.BaseTransport, listener: Listener) -> Sessio
         port=peer[1],
         local_address=local_address,
         local_port=local[1],
+        auth=listener.auth,
     )
 
 

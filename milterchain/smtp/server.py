@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address, ip_network
 from typing import Self
@@ -207,7 +208,7 @@ class SMTPServer:
             sock = tcp_socket(family, address, reuse_port=reuse_port)
             self._servers.append(await loop.create_server(make, sock=sock, backlog=BACKLOG))
             host, port = sock.getsockname()[:2]
-            bound.append(Listener(name=listener.name, host=host, port=port))
+            bound.append(replace(listener, host=host, port=port))
         return bound
 
     def _stop_listening(self) -> None:

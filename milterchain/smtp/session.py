@@ -17,6 +17,7 @@ from milterchain.smtp.dialogue import MAX_COMMAND, Dialogue
 from milterchain.smtp.handler import HandlerFactory, SessionHandler, SessionInfo
 from milterchain.smtp.options import Listener, ServerOptions
 from milterchain.smtp.peer import session_info
+from milterchain.smtp.tls import ServerTLS, TLSSession
 
 __all__ = ["Owner", "SMTPSession"]
 
@@ -85,6 +86,12 @@ class SMTPSession(Channel):
 
     async def _handle_client(self) -> None:
         assert self._info is not None
+        tls = self._listener.tls
+        secured = None
+        if tls is not None and tls.settings.implicit:
+            secured = await self._begin_tls(tls, early=True)
+            if secured is None:
+                return
         try:
             handler = self._owner.factory(self._info)
         except Exception:
@@ -92,7 +99,9 @@ class SMTPSession(Channel):
             self._farewell = answers.UNUSABLE
             return
         try:
-            self._dialogue = Dialogue(handler, self._options)
+            self._dialogue = Dialogue(handler, self._options, self._listener)
+            if secured is not None:
+                await self._dialogue.secured(secured)
             await self._converse(self._dialogue)
         except OSError:
             pass  # the client is gone
@@ -125,6 +134,8 @@ class SMTPSession(Channel):
         """Answer a command, and the message that follows it; False if the session is over."""
         reply = await dialogue.answer(line)
         await self._penalty(reply, dialogue)
+        if dialogue.security.awaits_tls:
+            return await self._starttls(dialogue, reply)
         if dialogue.awaits_data:
             if self._is_early():
                 return False
@@ -146,8 +157,37 @@ class SMTPSession(Channel):
         return early
 
     async def _penalty(self, reply: Reply, dialogue: Dialogue) -> None:
-        if reply.code >= 400 and dialogue.error_count > self._options.soft_errors:
-            await asyncio.sleep(self._options.error_delay)
+        if delay := dialogue.delay(reply):
+            await asyncio.sleep(delay)
+
+    async def _starttls(self, dialogue: Dialogue, reply: Reply) -> bool:
+        """Go on under TLS; False if the session is over.
+
+        What a client, or somebody between, has sent before our 220 is not looked at: it would else be taken
+        for what the client says under TLS.
+        """
+        if self._input and not await self._drop_input():
+            self._put(answers.NOT_SYNCHRONIZED)
+            return False
+        self._put(reply)
+        await self._flush()
+        tls = self._listener.tls
+        assert tls is not None, "the dialogue does not offer what there is not"
+        secured = await self._begin_tls(tls)
+        if secured is None:
+            return False
+        await dialogue.secured(secured)
+        return True
+
+    async def _begin_tls(self, tls: ServerTLS, *, early: bool = False) -> TLSSession | None:
+        """Shake hands; None if there is no connection any more."""
+        assert self._info is not None
+        try:
+            made = await self._start_tls(tls.context(), tls.settings.handshake_timeout, early=early)
+        except OSError as error:
+            _logger.info("no TLS with %s: %s", self._info.address, error)
+            return None
+        return tls.session(made)
 
     async def _receive(self, dialogue: Dialogue) -> bool:
         """Take the data of a message and answer it; False if the session is over."""

@@ -12,7 +12,7 @@ async def test_version_and_help(command: Any) -> None:
     assert await command("--version") == (0, f"milterchain {__version__}\n", "")
     code, out, _ = await command("--help")
     assert code == 0
-    for name in ("run", "check", "trace", "log-milter", "milter-check", "quarantine"):
+    for name in ("run", "check", "trace", "log-milter", "milter-check", "hash-password", "quarantine"):
         assert f"  {name} " in out
 
 

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -16,7 +18,9 @@ from milterchain.smtp.server import SMTPServer
 
 PATIENCE = 10
 
-ON_BOTH_LOOPS = {"test_client_tls.py", "test_server.py", "test_session.py"}
+CERTIFICATES = Path(__file__).parents[1] / "certificates"
+
+ON_BOTH_LOOPS = {"test_channel_tls.py", "test_client_tls.py", "test_server.py", "test_session.py"}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -61,6 +65,15 @@ class RecordingHandler:
 
     async def helo(self, name, esmtp):
         return await self._answer("helo", name, esmtp)
+
+    def security_refusal(self):
+        return self.script.get("security_refusal")
+
+    async def tls(self, session):
+        return await self._answer("tls", session)
+
+    async def auth(self, credentials):
+        return await self._answer("auth", credentials)
 
     async def mail(self, path, params):
         return await self._answer("mail", path, dict(params))
@@ -122,6 +135,11 @@ class Client:
         assert await self.say(b"MAIL FROM:<a@b>") == b"250 2.1.0 Ok\r\n"
         assert await self.say(b"RCPT TO:<c@d>") == b"250 2.1.5 Ok\r\n"
         assert (await self.say(b"DATA")).startswith(b"354 ")
+
+    async def starttls(self, context):
+        """Shake hands after a 220."""
+        async with asyncio.timeout(PATIENCE):
+            await self.writer.start_tls(context, server_hostname="mx.example")
 
     async def rest(self):
         """All until the server closes."""
@@ -191,6 +209,24 @@ def smtp_site():
         assert all(handler.count("close") == 1 for handler in site.handlers)
 
     return run
+
+
+@pytest.fixture
+def certificates():
+    return CERTIFICATES
+
+
+@pytest.fixture
+def client_context():
+    """`client_context(certificate name)`: what a client needs for TLS with mx.example."""
+
+    def make(name=None):
+        context = ssl.create_default_context(cafile=CERTIFICATES / "authority.pem")
+        if name is not None:
+            context.load_cert_chain(CERTIFICATES / f"{name}.pem", CERTIFICATES / f"{name}.key")
+        return context
+
+    return make
 
 
 @pytest.fixture
