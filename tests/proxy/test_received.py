@@ -1,11 +1,13 @@
 import dataclasses
 import email.utils
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from milterchain.proxy.received import Trace, received_header
+from milterchain.smtp.tls import TLSSession
 
 TRACE = Trace(
     helo=b"client.example",
@@ -32,6 +34,36 @@ def test_of_several_recipients_none_is_named() -> None:
     assert received_header(dataclasses.replace(TRACE, recipient=None), NOW) == (
         b"Received: from client.example (unknown [192.0.2.1])\r\n"
         b"\tby mx.example.org (milterchain) with ESMTP id 0123;\r\n"
+        b"\tTue, 14 Nov 2023 22:13:20 +0000\r\n"
+    )
+
+
+SESSION = TLSSession(version="TLSv1.2", cipher="ECDHE-RSA-AES128-GCM-SHA256", bits=128)
+USING = b"\t(using TLSv1.2 with cipher ECDHE-RSA-AES128-GCM-SHA256 (128/128 bits))\r\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({}, b"(No client certificate requested)"),
+        ({"requested": True}, b"(Client did not present a certificate)"),
+        (
+            {"requested": True, "verified": True, "subject": "c d", "issuer": "CA"},
+            b'(Client CN "c d", Issuer "CA" (verified OK))',
+        ),
+        (
+            {"requested": True, "verified": True, "subject": 'x")\r\n\\(', "issuer": "\u00e9\0"},
+            b'(Client CN "x??????", Issuer "???" (verified OK))',
+        ),
+    ],
+)
+def test_tls(more: dict[str, Any], line: bytes) -> None:
+    session = dataclasses.replace(SESSION, **more)
+    header = received_header(dataclasses.replace(TRACE, tls=session, protocol=b"ESMTPS"), NOW)
+    assert header == (
+        b"Received: from client.example (unknown [192.0.2.1])\r\n" + USING + b"\t" + line + b"\r\n"
+        b"\tby mx.example.org (milterchain) with ESMTPS id 0123\r\n"
+        b"\tfor <b@example.org>;\r\n"
         b"\tTue, 14 Nov 2023 22:13:20 +0000\r\n"
     )
 
