@@ -22,6 +22,7 @@
           ├── SMTPSyntaxError        a command that RFC 5321 does not allow
           └── NextHopError           the next hop cannot be used
                ├── NextHopConnectError
+               │    ├── NextHopLoginError  it takes no login, or not ours
                │    └── NextHopTLSError    no TLS, or not with the server that was meant
                ├── NextHopTimeoutError
                ├── NextHopClosedError
@@ -45,6 +46,7 @@ __all__ = [
     "NextHopClosedError",
     "NextHopConnectError",
     "NextHopError",
+    "NextHopLoginError",
     "NextHopProtocolError",
     "NextHopTLSError",
     "NextHopTimeoutError",
@@ -156,6 +158,10 @@ class NextHopError(SMTPError):
 
 class NextHopConnectError(NextHopError):
     """No connection to the next hop, or it greeted with a refusal."""
+
+
+class NextHopLoginError(NextHopConnectError):
+    """The next hop takes no login, or not this one."""
 
 
 class NextHopTLSError(NextHopConnectError):

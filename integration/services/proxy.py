@@ -54,6 +54,7 @@ def start_proxy(
     level: str = "warning",
     trusted_networks: str = '["127.0.0.0/8"]',
     relay_domains: str = "[]",
+    relay: str = "",
 ) -> Proxy:
     """Write a configuration and start milterchain with it.
 
@@ -68,6 +69,7 @@ def start_proxy(
         level: of its log.
         trusted_networks: who may send anywhere, in TOML.
         relay_domains: where anybody may send, in TOML.
+        relay: more lines of `[relay]`.
     """
     place = run.place(name)
     address = f"127.0.0.1:{free_port()}"
@@ -78,7 +80,7 @@ def start_proxy(
                 f'hostname = "{hostname}"',
                 f'[[listen]]\nname = "smtp"\naddress = "{address}"',
                 f"[access]\ntrusted_networks = {trusted_networks}\nrelay_domains = {relay_domains}",
-                f'[relay]\nnext_hop = ["{next_hop}"]',
+                f'[relay]\nnext_hop = ["{next_hop}"]\n{relay}',
                 f'[limits]\nconnections_per_client = 500\nmessage_size = "{message_size}"',
                 f'[log]\nlevel = "{level}"',
                 *milters,

@@ -49,13 +49,19 @@ class Outcome:
 
 
 class Client:
-    """One SMTP session."""
+    """One SMTP session, from the address `source` if that is given."""
 
     def __init__(
-        self, address: str, *, helo: bytes | None = b"EHLO client.example.test", timeout: float = TIMEOUT
+        self,
+        address: str,
+        *,
+        helo: bytes | None = b"EHLO client.example.test",
+        timeout: float = TIMEOUT,
+        source: str | None = None,
     ):
         host, _, port = address.rpartition(":")
-        self._socket = socket.create_connection((host, int(port)), timeout)
+        bound = (source, 0) if source else None
+        self._socket = socket.create_connection((host, int(port)), timeout, bound)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = self._socket.makefile("rb")
         self.banner = self.read()

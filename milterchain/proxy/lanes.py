@@ -1,8 +1,8 @@
 """One transaction with one next hop, whatever kind of hop it is.
 
 A lane knows how to say things to its hop; which recipients, what to do about refusals and when to try again
-is decided by `milterchain.proxy.relay`. Answers are values. A fault is a `NextHopError`, and the lane is of
-no use then; `final` tells whether the hop may have the message nevertheless.
+is decided by `milterchain.proxy.relay_session`. Answers are values. A fault is a `NextHopError`, and the lane
+is of no use then; `final` tells whether the hop may have the message nevertheless.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from typing import Final, Protocol
 
 from milterchain.errors import (
     NextHopClosedError,
-    NextHopConnectError,
     NextHopError,
+    NextHopLoginError,
     NextHopProtocolError,
     SMTPSyntaxError,
 )
@@ -249,7 +249,7 @@ class LocalLane:
     async def introduce(self, party: Party) -> Reply | None:
         """See `Lane`. Nobody can log in here, and a file has no rules of its own."""
         if party.credentials is not None:
-            raise NextHopConnectError(f"{self.hop} takes no logins")
+            raise NextHopLoginError(f"{self.hop} takes no logins")
         return None
 
     async def begin(

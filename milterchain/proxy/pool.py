@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from milterchain.errors import NextHopConnectError, NextHopTimeoutError
+from milterchain.errors import NextHopLoginError, NextHopTimeoutError
 from milterchain.proxy.nexthop import LMTPHop, SMTPHop
 from milterchain.smtp.client import SMTPClient
 from milterchain.smtp.client_auth import Credentials, authenticate
@@ -110,7 +110,7 @@ class Pool:
             raise
         if not reply.positive:
             client.close()
-            raise NextHopConnectError(f"refused our login: {reply}")
+            raise NextHopLoginError(f"refused our login: {reply}")
 
     def give(self, client: SMTPClient) -> None:
         """Give a connection back, after the last reply of its transaction."""

@@ -7,7 +7,7 @@ from base64 import b64encode
 from dataclasses import dataclass, field
 from typing import Final
 
-from milterchain.errors import NextHopClosedError, NextHopConnectError, NextHopProtocolError
+from milterchain.errors import NextHopClosedError, NextHopLoginError, NextHopProtocolError
 from milterchain.mail.replies import Reply
 from milterchain.smtp.client import SMTPClient
 
@@ -43,7 +43,7 @@ async def authenticate(client: SMTPClient, credentials: Credentials) -> Reply:
     """Log in. Returns the server's decision: 235, or its refusal.
 
     Raises:
-        NextHopConnectError: the server offers no mechanism, or the password would cross a network in clear.
+        NextHopLoginError: the server offers no mechanism, or the password would cross a network in clear.
         NextHopError: the connection is of no use any more.
     """
     usable = mechanisms(client)
@@ -52,9 +52,9 @@ async def authenticate(client: SMTPClient, credentials: Credentials) -> Reply:
     if credentials.authorize:
         usable = tuple(mechanism for mechanism in usable if mechanism == b"PLAIN")
     if not usable:
-        raise NextHopConnectError("offers no AUTH that can be used")
+        raise NextHopLoginError("offers no AUTH that can be used")
     if not client.private:
-        raise NextHopConnectError("would get a password unencrypted over a network")
+        raise NextHopLoginError("would get a password unencrypted over a network")
     if usable[0] == b"PLAIN":
         secret = b"\0".join((credentials.authorize, credentials.user, credentials.password))
         steps = [b"AUTH PLAIN " + b64encode(secret)]

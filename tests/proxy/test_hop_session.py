@@ -4,15 +4,16 @@ import base64
 
 import pytest
 
-from milterchain.errors import NextHopConnectError, NextHopError
+from milterchain.errors import NextHopConnectError, NextHopError, NextHopLoginError
 from milterchain.mail.envelope import Envelope, Path
 from milterchain.mail.message import Message, parse_message
 from milterchain.mail.replies import Reply
 from milterchain.proxy.identity import Identity
-from milterchain.proxy.nexthop import DiscardHop, SMTPHop
+from milterchain.proxy.nexthop import DiscardHop, LMTPHop, SMTPHop
 from milterchain.proxy.relay import NextHops, NextHopSession, RelayOptions
 from milterchain.smtp.client_auth import Credentials
 from milterchain.testing.faults import Close, InTurn
+from milterchain.testing.peer import refusing_address
 from milterchain.testing.scripted_next_hop import KEYWORDS, ScriptedNextHop
 
 SENDER = Path(b"<a@client.test>")
@@ -288,3 +289,94 @@ async def test_xclient_that_must_be_is_missed(message: Message) -> None:
         assert (await send(session, message, Identity(address=""))).code == 250
         await session.close()
         await hops.close()
+
+
+async def test_our_own_login_is_made_on_each_connection(message: Message) -> None:
+    """XCLIENT would undo it; the log may learn of the client all the same."""
+    async with ScriptedNextHop(ACCEPTING, keywords=BOTH) as hop:
+        options = RelayOptions(identity="auto", credentials=ANN)
+        hops = NextHops([SMTPHop("127.0.0.1", hop.port)], options)
+        one, two = hops.session(), hops.session()
+        assert (await send(one, message)).code == (await send(two, message)).code == 250
+        await hops.close()
+        (connection,) = hop.connections
+        assert connection.verbs == "EHLO AUTH XFORWARD MAIL RCPT DATA . XFORWARD MAIL RCPT DATA . QUIT"
+
+
+@pytest.mark.parametrize(
+    ("script", "keywords"), [({"AUTH": "535 5.7.8 no"}, AUTH), ({}, KEYWORDS)], ids=["refused", "not offered"]
+)
+async def test_our_own_login_that_is_refused_is_not_tried_again_at_once(
+    script: dict[str, str], keywords: tuple[str, ...], message: Message
+) -> None:
+    async with ScriptedNextHop(script, keywords=keywords) as hop:
+        hops = NextHops([SMTPHop("127.0.0.1", hop.port)], RelayOptions(credentials=ANN))
+        with pytest.raises(NextHopLoginError):
+            await send(hops.session(), message)
+        await hops.close()
+        assert len(hop.connections) == 1
+
+
+class TestForeignRecipients:
+    """Recipients that our own access rule refuses, but a hop that knows the client may take."""
+
+    async def test_a_hop_with_xclient_decides(self) -> None:
+        script = {"RCPT": "554 5.7.1 Relay access denied"}
+        async with ScriptedNextHop(script, keywords=XCLIENT) as hop:
+            hops = hops_for(hop)
+            session = hops.session()
+            transaction = session.begin(SENDER, CLIENT)
+            assert await transaction.knows_client()
+            assert (await transaction.rcpt(ONE, foreign=True)).code == 554
+            await transaction.abort()
+            await session.close()
+            await hops.close()
+
+    @pytest.mark.parametrize("identity", ["none", "auto", "xforward"])
+    async def test_others_do_not(self, identity: str) -> None:
+        async with ScriptedNextHop(keywords=XFORWARD) as hop:
+            hops = hops_for(hop, identity=identity)
+            transaction = hops.session().begin(SENDER, CLIENT)
+            assert not await transaction.knows_client()
+            await transaction.abort()
+            assert len(hop.connections) == (identity == "auto")
+            transaction = hops.session().begin(SENDER, CLIENT)
+            assert not await transaction.knows_client()
+            assert len(hop.connections) == (identity == "auto")
+            await hops.close()
+
+    async def test_nor_one_that_cannot_be_reached(self) -> None:
+        with refusing_address() as address:
+            transaction = NextHops([SMTPHop(*address)], RelayOptions(identity="auto")).begin(SENDER)
+            assert not await transaction.knows_client()
+
+    async def test_nor_one_that_refuses_the_client_or_delivers_by_lmtp(self) -> None:
+        async with ScriptedNextHop({"XCLIENT": "554 5.7.1 no"}, keywords=XCLIENT) as hop:
+            hops = hops_for(hop)
+            session = hops.session()
+            assert not await session.begin(SENDER, CLIENT).knows_client()
+            await session.close()
+            await hops.close()
+        async with ScriptedNextHop(lmtp=True, keywords=XCLIENT) as hop:
+            hops = NextHops([LMTPHop(("127.0.0.1", hop.port))], RelayOptions(identity="auto"))
+            session = hops.session()
+            transaction = session.begin(SENDER, CLIENT)
+            assert not await transaction.knows_client()
+            await transaction.abort()
+            await session.close()
+            await hops.close()
+
+    async def test_a_second_hop_that_does_not_know_the_client_gets_nothing(self, message: Message) -> None:
+        async with ScriptedNextHop(keywords=XCLIENT) as first, ScriptedNextHop() as second:
+            hops = hops_for(first, second)
+            session = hops.session()
+            transaction = session.begin(SENDER, CLIENT)
+            assert await transaction.knows_client()
+            assert (await transaction.rcpt(ONE, foreign=True)).code == 250
+            await first.stop()
+            with pytest.raises(NextHopConnectError, match="cannot decide"):
+                await transaction.send(Envelope(SENDER, (ONE,)), message)
+            assert second.messages == []
+            await transaction.abort()
+            await session.close()
+            await hops.close()

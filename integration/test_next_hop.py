@@ -1,0 +1,206 @@
+"""Towards real next hops: TLS, our own login, XCLIENT and XFORWARD with Postfix; LMTP with Dovecot."""
+
+from pathlib import Path
+
+import pytest
+
+from integration.corpus import head
+from integration.services.dovecot import Dovecot, start_dovecot
+from integration.services.postfix import Postfix, start_postfix
+from integration.services.process import Run, wait_for
+from integration.services.proxy import Proxy, start_proxy
+from integration.services.secured import Secured, secured
+from integration.services.sink import Sink, start_sink
+from integration.services.smtp import Client, Outcome
+from integration.services.tls import make_certificates
+
+CERTIFICATES = Path(__file__).resolve().parents[1] / "tests" / "certificates"
+"""For 127.0.0.1."""
+
+KNOWN, STRANGER = "127.0.0.5", "127.0.0.6"
+"""Addresses on this machine. Postfix relays for the first one only, milterchain for neither."""
+NOBODY = '["192.0.2.0/24"]'
+
+TLS = {
+    "smtpd_tls_security_level": "may",
+    "smtpd_tls_cert_file": str(CERTIFICATES / "server.pem"),
+    "smtpd_tls_key_file": str(CERTIFICATES / "server.key"),
+    "smtpd_tls_received_header": "yes",
+}
+VERIFY = f'tls = "verify"\ntls_ca_file = "{CERTIFICATES / "authority.pem"}"\n'
+
+
+@pytest.fixture(scope="module")
+def sink(run: Run, nameserver: str) -> Sink:
+    del nameserver
+    return start_sink(run)
+
+
+def _postfix(run: Run, sink: Sink, name: str, **settings: str) -> Postfix:
+    return start_postfix(
+        run, name, relay_to=sink.address, settings={**TLS, "mynetworks": f"{KNOWN}/32", **settings}
+    )
+
+
+def _send(
+    proxy: Proxy, recipient: str, *, source: str | None = None, helo: str = "client.example.test"
+) -> Outcome:
+    with Client(proxy.address, source=source, helo=b"EHLO " + helo.encode()) as client:
+        content = head(recipient) + b"\r\nbody\r\n"
+        outcome = client.send(b"<a@example.com>", [f"<{recipient}>".encode()], content)
+        client.quit()
+    return outcome
+
+
+def _logged(run: Run, postfix: Postfix, *parts: str) -> str:
+    """Wait for a line of the mail log that has all these parts."""
+    log = run.directory / f"{postfix.name}-mail.log"
+
+    def found() -> str | None:
+        lines = log.read_text(errors="replace").splitlines()
+        return next((line for line in lines if all(part in line for part in parts)), None)
+
+    return wait_for(found, f"{parts} in the log of {postfix.name}") or ""
+
+
+@pytest.fixture(scope="module")
+def identified(run: Run, sink: Sink) -> tuple[Proxy, Postfix]:
+    """A Postfix that decides by the client's address, as XCLIENT tells it."""
+    postfix = _postfix(run, sink, "postfix-xclient", smtpd_authorized_xclient_hosts="127.0.0.1")
+    proxy = start_proxy(
+        run,
+        name="proxy-xclient",
+        next_hop=f"smtp:{postfix.address}",
+        trusted_networks=NOBODY,
+        relay=VERIFY,
+    )
+    return proxy, postfix
+
+
+def test_postfix_relays_for_whom_it_knows(run: Run, identified: tuple[Proxy, Postfix], sink: Sink) -> None:
+    proxy, postfix = identified
+    assert _send(proxy, "known@example.net", source=KNOWN, helo="known.example.test").accepted
+    received = sink.content(sink.wait_for_mail_to("known@example.net"))
+    postfix_s = received[: received.index(b"(milterchain)")]
+    assert b"from known.example.test (unknown [127.0.0.5])" in postfix_s
+    assert b"(using TLSv1.3 with cipher" in postfix_s
+    _logged(run, postfix, f"client=unknown[{KNOWN}]")
+
+
+def test_postfix_refuses_strangers_in_its_own_words(run: Run, identified: tuple[Proxy, Postfix]) -> None:
+    proxy, postfix = identified
+    (answer,) = _send(proxy, "other@example.net", source=STRANGER, helo="stranger.example.test").rcpt
+    assert answer.code == 454
+    assert b"<other@example.net>: Relay access denied" in answer.text
+    _logged(run, postfix, f"from unknown[{STRANGER}]", "Relay access denied", "helo=<stranger.example.test>")
+
+
+def test_several_messages_in_one_session(identified: tuple[Proxy, Postfix], sink: Sink) -> None:
+    proxy, _ = identified
+    with Client(proxy.address, source=KNOWN) as client:
+        for number in range(3):
+            recipient = f"<several{number}@example.net>".encode()
+            assert client.send(b"<a@example.com>", [recipient], head("several") + b"\r\nx\r\n").accepted
+        client.quit()
+    for number in range(3):
+        sink.wait_for_mail_to(f"several{number}@example.net")
+
+
+def test_xforward_is_for_the_log(run: Run, sink: Sink) -> None:
+    postfix = _postfix(
+        run,
+        sink,
+        "postfix-xforward",
+        mynetworks="127.0.0.1/32",
+        smtpd_authorized_xforward_hosts="127.0.0.1",
+    )
+    proxy = start_proxy(
+        run,
+        name="proxy-xforward",
+        next_hop=f"smtp:{postfix.address}",
+        trusted_networks=f'["{KNOWN}"]',
+        relay=VERIFY.replace("verify", "encrypt"),
+    )
+    assert _send(proxy, "forwarded@example.net", source=KNOWN).accepted
+    line = _logged(run, postfix, f"orig_client=unknown[{KNOWN}]")
+    received = sink.content(sink.wait_for_mail_to("forwarded@example.net"))
+    queue_id = line.partition("orig_queue_id=")[2].partition(",")[0]
+    assert queue_id
+    assert f" id {queue_id}".encode() in received
+    (answer,) = _send(proxy, "forwarded@example.net", source=STRANGER).rcpt
+    assert (answer.code, answer.text) == (554, b"5.7.1 <forwarded@example.net>: Relay access denied")
+
+
+@pytest.fixture(scope="module")
+def login(run: Run) -> Secured:
+    """Settings of a Postfix that knows one user."""
+    return secured(run, make_certificates(run), [("me", "correct horse")])
+
+
+@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
+def test_a_smarthost_wants_a_login(run: Run, sink: Sink, login: Secured, scheme: str) -> None:
+    settings = {
+        **login["settings"],
+        **TLS,
+        "mynetworks": "",
+        "smtpd_relay_restrictions": "permit_sasl_authenticated, reject",
+        "smtpd_tls_auth_only": "yes",
+    }
+    postfix = start_postfix(
+        run,
+        f"postfix-{scheme}",
+        relay_to=sink.address,
+        settings=settings,
+        files=login["files"],
+        smtpd_options=["smtpd_tls_wrappermode=yes"] if scheme == "smtps" else [],
+    )
+    password = run.place(f"password-{scheme}") / "password"
+    for number, (text, accepted) in enumerate([("correct horse", True), ("wrong", False)]):
+        password.write_text(text + "\n")
+        proxy = start_proxy(
+            run,
+            name=f"proxy-{scheme}-{number}",
+            next_hop=f"{scheme}:{postfix.address}",
+            relay=VERIFY + f'auth = {{ user = "me", password_file = "{password}" }}\n',
+        )
+        outcome = _send(proxy, f"{scheme}{number}@example.net")
+        if accepted:
+            assert outcome.accepted
+            sink.wait_for_mail_to(f"{scheme}{number}@example.net")
+            _logged(run, postfix, "sasl_method=PLAIN", "sasl_username=me")
+        else:
+            assert outcome.rcpt[0].code == 451
+
+
+def test_a_smarthost_with_the_wrong_certificate_gets_nothing(run: Run, sink: Sink) -> None:
+    postfix = _postfix(
+        run,
+        sink,
+        "postfix-other",
+        smtpd_tls_cert_file=str(CERTIFICATES / "other.pem"),
+        smtpd_tls_key_file=str(CERTIFICATES / "other.key"),
+    )
+    proxy = start_proxy(run, name="proxy-other", next_hop=f"smtp:{postfix.address}", relay=VERIFY)
+    (answer,) = _send(proxy, "nobody@example.net").rcpt
+    assert answer.code == 451
+
+
+@pytest.fixture(scope="module")
+def dovecot(run: Run) -> Dovecot:
+    return start_dovecot(run, ("ann", "bob"))
+
+
+def test_dovecot_by_lmtp(run: Run, dovecot: Dovecot) -> None:
+    proxy = start_proxy(run, name="proxy-lmtp", next_hop=f"lmtp:unix:{dovecot.socket}")
+    with Client(proxy.address) as client:
+        recipients = [b"<nobody@example.test>", b"<ann@example.test>", b"<bob@example.test>"]
+        content = head("lmtp") + b"\r\n.dot\r\nbody\r\n"
+        outcome = client.send(b"<a@example.com>", recipients, content)
+        assert [answer.code for answer in outcome.rcpt] == [550, 250, 452]
+        assert outcome.accepted
+        assert client.send(b"<a@example.com>", recipients[2:], content).accepted
+        client.quit()
+    for user in ("ann", "bob"):
+        (message,) = dovecot.messages(user)
+        assert message.replace(b"\r\n", b"\n").endswith(content.replace(b"\r\n", b"\n"))
+        assert b"(milterchain)" in message
