@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from milterchain.config_dns import DNSConfig
 from milterchain.config_listen import AuthConfig, ListenConfig, TLSConfig
 from milterchain.config_mistakes import Later, MistakeAtError, describe
 from milterchain.config_relay import NextHop, RelayAuthConfig, RelayConfig, absolute
@@ -58,6 +59,7 @@ __all__ = [
     "AccessConfig",
     "AuthConfig",
     "Config",
+    "DNSConfig",
     "LimitsConfig",
     "ListenConfig",
     "LogConfig",
@@ -210,6 +212,7 @@ class Config(Table):
     relay: RelayConfig = RelayConfig()
     quarantine: QuarantineConfig = Field({}, validate_default=True)
     limits: LimitsConfig = LimitsConfig()
+    dns: DNSConfig = DNSConfig()
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()
 

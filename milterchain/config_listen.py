@@ -1,10 +1,10 @@
 """`[[listen]]`: where mail comes in, and what clients can do there."""
 
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import StrictBool, StrictStr, model_validator
 
-from milterchain.config_mistakes import Later, MistakeAtError
+from milterchain.config_mistakes import MistakeAtError
 from milterchain.config_table import FilePath, Listening, Name, Networks, Table
 from milterchain.config_types import ListenAddress
 
@@ -64,12 +64,9 @@ class ListenConfig(Table):
 
     Attributes:
         name: what milters get as `{daemon_name}`.
+        proxy_protocol_from: load balancers, which begin each connection with a PROXY header.
+        xclient_from: proxies that may tell of their clients by XCLIENT and XFORWARD.
     """
-
-    later: ClassVar[Later] = {
-        "proxy_protocol_from": ("the PROXY protocol", frozenset()),
-        "xclient_from": ("XCLIENT", frozenset()),
-    }
 
     name: Name = "smtp"
     address: Listening = ListenAddress(host="127.0.0.1", port=2525)

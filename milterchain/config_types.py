@@ -27,6 +27,7 @@ __all__ = [
     "parse_listen",
     "parse_macro",
     "parse_macro_stage",
+    "parse_nameserver",
     "parse_network",
     "parse_size",
     "parse_workers",
@@ -47,6 +48,7 @@ _SIZES: Final[Mapping[str, int]] = {
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|m|h)?", re.ASCII)
 _DURATIONS: Final[Mapping[str, float]] = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 _LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
+_NAMESERVER: Final = re.compile(r"(?:([0-9.]+)|\[([0-9A-Fa-f:.]+)\]):(\d{1,5})", re.ASCII)
 _MACRO: Final = re.compile(r"[A-Za-z_]|\{[A-Za-z0-9_.-]{1,64}\}", re.ASCII)
 
 MACRO_STAGES: Final[Mapping[str, Stage]] = {stage.name.lower(): stage for stage in Stage}
@@ -127,6 +129,22 @@ def parse_listen(value: object, base: Path) -> ListenAddress:
             f"{value!r} is not an address to listen on; write it as 127.0.0.1:2525, [::]:25 or unix:/path"
         )
     return ListenAddress(host=host, port=port)
+
+
+def parse_nameserver(value: object) -> tuple[str, int]:
+    """Read `192.0.2.53`, `2001:db8::53`, `127.0.0.1:5353` or `[::1]:5353`; the port is 53 by default."""
+    text = value if isinstance(value, str) else ""
+    match = _NAMESERVER.fullmatch(text)
+    host, port = (match[1] or match[2], _port(match[3])) if match else (text, 53)
+    try:
+        address = str(ipaddress.ip_address("" if "%" in host else host))
+    except ValueError:
+        address = ""
+    if not address or not port:
+        raise ValueError(
+            f"{value!r} is not a DNS server; write it as 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:5353"
+        )
+    return address, port
 
 
 def parse_macro(value: object) -> bytes:

@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from milterchain.config import Config, load, parse
-from milterchain.config_types import ListenAddress, parse_duration, parse_listen, parse_size
+from milterchain.config_types import (
+    ListenAddress,
+    parse_duration,
+    parse_listen,
+    parse_nameserver,
+    parse_size,
+)
 from milterchain.errors import ConfigurationError
 from milterchain.milter.flags import Stage
 
@@ -53,6 +59,8 @@ def test_every_key_but_the_address_has_a_default(tmp_path: Path) -> None:
     assert (config.limits.connections_per_client, config.limits.errors) == (50, 20)
     assert config.limits.received_hops == 100
     assert (config.log.format, config.log.level) == ("auto", "info")
+    assert (config.listen[0].proxy_protocol_from, config.listen[0].xclient_from) == ((), ())
+    assert (config.dns.lookup, config.dns.servers, config.dns.timeout) == (True, (), 3)
     assert config.metrics.address is None
     assert config.hostname
 
@@ -171,7 +179,10 @@ MISTAKES = {
     "unknown key, far": ("[log]\nzzz = 1", "log.zzz: there is no such key; allowed are format, level"),
     "unknown key, and keys for later": (
         "[[listen]]\nzzz = 1",
-        "listen[1].zzz: there is no such key; allowed are address, auth, name, tls",
+        (
+            "listen[1].zzz: there is no such key; allowed are address, auth, name, proxy_protocol_from, tls,"
+            " xclient_from"
+        ),
     ),
     "key of a table": (
         'relay_domains = ["example.org"]',
@@ -336,8 +347,6 @@ def test_a_mistake_is_one_clear_line(tmp_path: Path, text: str, line: str) -> No
 NOT_YET = {
     "workers = 2": "workers: 2: more than one worker",
     'workers = "auto"': "workers: 'auto': more than one worker",
-    '[[listen]]\nproxy_protocol_from = ["10.0.0.5"]': "listen[1].proxy_protocol_from: the PROXY protocol",
-    '[[listen]]\nxclient_from = ["10.0.0.5"]': "listen[1].xclient_from: XCLIENT",
     MILTER + 'mode = "observe"': "milter[1].mode: 'observe': observing",
     MILTER + 'clients = ["10.0.0.5"]': "milter[1].clients: a condition on clients",
     MILTER + 'not_clients = ["10.0.0.5"]': "milter[1].not_clients: a condition on clients",
@@ -487,3 +496,47 @@ LOGIN = '[relay]\nauth = { user = "me", password_file = "p" }\n'
 def test_mistakes_of_the_relay(tmp_path: Path, text: str, line: str) -> None:
     (mistake,) = mistakes(tmp_path, text)
     assert mistake.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("text", "server"),
+    [
+        ("192.0.2.53", ("192.0.2.53", 53)),
+        ("2001:DB8::53", ("2001:db8::53", 53)),
+        ("127.0.0.1:5353", ("127.0.0.1", 5353)),
+        ("[::1]:5353", ("::1", 5353)),
+    ],
+)
+def test_dns_servers(text: str, server: tuple[str, int]) -> None:
+    assert parse_nameserver(text) == server
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "dns.example",
+        "192.0.2.256",
+        "192.0.2.53:",
+        "192.0.2.53:0",
+        "[::1]",
+        "fe80::1%eth0",
+        53,
+        "127.0.0.1:65536",
+    ],
+)
+def test_no_dns_servers(text: object) -> None:
+    with pytest.raises(ValueError, match="is not a DNS server"):
+        parse_nameserver(text)
+
+
+def test_who_may_speak_for_others(tmp_path: Path) -> None:
+    config = load(
+        write(
+            tmp_path, '[[listen]]\nproxy_protocol_from = ["10.0.0.5"]\nxclient_from = ["10.0.0.0/8", "::1"]'
+        )
+    )
+    assert config.listen[0].proxy_protocol_from == (ip_network("10.0.0.5/32"),)
+    assert config.listen[0].xclient_from == (ip_network("10.0.0.0/8"), ip_network("::1/128"))
+    line = "listen[1].xclient_from[1]: 'mx.example' is not a network; write it as 10.0.0.0/8 or ::1"
+    assert mistakes(tmp_path, '[[listen]]\nxclient_from = ["mx.example"]') == [line]

@@ -141,6 +141,12 @@ class ChainSession:
         self.macros[b"r"] = protocol_name(esmtp=esmtp, tls=self._tls, auth=self._auth)
         return self._stands(await self._fan_out(self._helo))
 
+    def identify(self, client: ClientInfo) -> None:
+        """More is known of the client now: its names. Before `connect`."""
+        self._client = client
+        self._connect = connect_event(client)
+        self.macros |= client_values(client, self._chain.hostname)
+
     def tls(self, info: TLSInfo) -> None:
         """The client has begun TLS. It says EHLO again after that; milters hear of TLS then."""
         self.abort()

@@ -15,13 +15,14 @@ from typing import Any, Final, Self
 from milterchain.chain.observer import Observer
 from milterchain.chain.session import Chain
 from milterchain.chain.settings import MESSAGE_SIZE, DefaultAction, MilterSettings
-from milterchain.config import Config, MilterConfig
+from milterchain.config import Config, DNSConfig, MilterConfig
 from milterchain.errors import ConfigurationError
 from milterchain.proxy import descriptors
 from milterchain.proxy.access import AccessRule
 from milterchain.proxy.holding import Holding
 from milterchain.proxy.listeners import build_listeners
 from milterchain.proxy.logs import configure, get_logger
+from milterchain.proxy.lookup import DNSLookup, Lookup, Server
 from milterchain.proxy.next_hops import build_next_hops
 from milterchain.proxy.quarantine import Quarantine
 from milterchain.proxy.session import ProxySession
@@ -35,6 +36,7 @@ __all__ = [
     "App",
     "build_chain",
     "build_holding",
+    "build_lookup",
     "milter_settings",
     "run",
     "run_proxy",
@@ -112,6 +114,17 @@ def server_options(config: Config) -> ServerOptions:
     )
 
 
+def build_lookup(config: DNSConfig) -> Lookup | None:
+    """What finds the names of clients; None if nobody is to be asked, or can be."""
+    if not config.lookup:
+        return None
+    try:
+        return DNSLookup([Server(*server) for server in config.servers], config.timeout)
+    except OSError as error:
+        get_logger().warning("clients are not looked up", error=str(error))
+        return None
+
+
 class App:
     """One proxy, as an async context manager: it listens inside, and leaving stops it at once.
 
@@ -136,6 +149,7 @@ class App:
             hostname=config.hostname.encode("ascii"),
             message_timeout=config.limits.message_timeout,
             received=config.relay.received,
+            lookup=build_lookup(config.dns),
             holding=self._holding,
         )
         self._server = SMTPServer(self._session, server_options(config))

@@ -35,9 +35,16 @@ def _listener(config: ListenConfig, where: str) -> Listener:
     tls = None if config.tls is None else _tls(config.tls, f"{where}.tls")
     auth = None if config.auth is None else _auth(config.auth, f"{where}.auth")
     address = config.address
-    if address.path is not None:
-        return Listener(name=config.name, path=str(address.path), tls=tls, auth=auth)
-    return Listener(name=config.name, host=address.host, port=address.port, tls=tls, auth=auth)
+    return Listener(
+        name=config.name,
+        host=None if address.path is not None else address.host,
+        port=address.port,
+        path=None if address.path is None else str(address.path),
+        tls=tls,
+        auth=auth,
+        proxy_protocol_from=config.proxy_protocol_from,
+        xclient_from=config.xclient_from,
+    )
 
 
 def _tls(config: TLSConfig, where: str) -> ServerTLS:

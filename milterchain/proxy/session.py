@@ -3,12 +3,15 @@
 A verdict at connect or HELO stands for the session (or until the next HELO); `chain.verdict` knows what it
 means for each part of the dialogue. What a milter refuses is logged where it is refused, and again for each
 sender that this keeps out.
+
+The client is looked up before the milters hear of it. A message that XFORWARD tells of is another client's,
+to the milters, in the log and for the next hop. Who may send where depends on who hands it in, and our
+Received header names that one, too.
 """
 
-from dataclasses import replace
 from typing import Final
 
-from milterchain.chain.client import AuthInfo, ClientInfo, TLSInfo
+from milterchain.chain.client import AuthInfo
 from milterchain.chain.session import ChainSession
 from milterchain.chain.values import protocol_name
 from milterchain.chain.verdict import (
@@ -25,8 +28,8 @@ from milterchain.errors import NextHopError
 from milterchain.mail.envelope import Path
 from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
-from milterchain.milter.flags import Family
-from milterchain.proxy.identity import Identity, identity_of
+from milterchain.proxy.caller import Caller, client_info, tls_info
+from milterchain.proxy.identity import identity_of
 from milterchain.proxy.logs import ChainLog, get_logger, text
 from milterchain.proxy.transaction import Origin, Services, Transaction
 from milterchain.smtp import client_auth
@@ -34,7 +37,7 @@ from milterchain.smtp.handler import Features, Parameters, SessionInfo
 from milterchain.smtp.sasl import Credentials
 from milterchain.smtp.tls import TLSSession
 
-__all__ = ["ProxySession", "client_info", "tls_info"]
+__all__ = ["ProxySession"]
 
 WRONG_LOGIN: Final = Reply.of(535, "5.7.8 Error: authentication failed")
 NO_LOGIN: Final = Reply.of(454, "4.7.0 Temporary authentication failure")
@@ -51,15 +54,15 @@ class ProxySession:
         self.minimal_ehlo = False
         self._services = services
         self._log = get_logger().bind(session=services.queue_ids().decode("ascii"))
-        self._client = client_info(info)
+        self._info = info
+        self._own = self._told = Caller(client=client_info(info))
+        self._forwarded: Caller | None = None
         self._chain_log = ChainLog(self._log)
-        self._chain: ChainSession = services.chain.session(self._client, observer=self._chain_log)
+        self._chain: ChainSession = services.chain.session(self._own.client, observer=self._chain_log)
         self._hops = services.next_hops.session()
-        self._trusted = services.access.trusts(info.family, info.address)
+        self._trusted = info.login is not None or services.access.trusts(info.family, info.address)
         self._verify = info.auth.verify if info.auth is not None else None
         self._tls: TLSSession | None = None
-        self._helo_name = b""
-        self._esmtp = False
         self._transaction: Transaction | None = None
         self._messages = 0
 
@@ -68,7 +71,8 @@ class ProxySession:
         return self._services.next_hops.features or Features()
 
     async def connect(self) -> Reply | None:
-        """Ask the milters about the client."""
+        """Look the client up, and ask the milters about it."""
+        await self._look_up()
         verdict = await self._chain.connect()
         self.minimal_ehlo = minimal_ehlo(verdict)
         self._tell("connect", verdict)
@@ -76,9 +80,13 @@ class ProxySession:
 
     async def helo(self, name: bytes, esmtp: bool) -> Reply | None:  # noqa: FBT001 - positional by contract
         """Ask the milters about the name, unless the client is refused anyway."""
-        if not self._helo_name:
-            self._log.debug("client", client=self._client.address, port=self._client.port, helo=text(name))
-        self._helo_name, self._esmtp = name, esmtp
+        if not self._own.helo:
+            self._log.debug(
+                "client", client=self._told.client.address, port=self._told.client.port, helo=text(name)
+            )
+        if self._told != self._own:
+            await self._begin_anew(self._own)
+        self._know(self._own.greeted(name, esmtp=esmtp))
         refused_before = self._chain.standing.decides
         verdict = await self._chain.helo(name, esmtp=esmtp)
         if not refused_before:
@@ -93,16 +101,17 @@ class ProxySession:
     async def tls(self, session: TLSSession) -> None:
         """Begin again; milters hear of it at the next HELO."""
         self._tls = session
-        self._helo_name = b""
         info = tls_info(session)
-        self._client = replace(self._client, tls=info)
-        self._chain.tls(info)
-        self._log.debug("tls", client=self._client.address, version=session.version, cipher=session.cipher)
+        if self._know(self._own.greeted(b"", esmtp=False).secured(info)):
+            self._chain.tls(info)
+        self._log.debug(
+            "tls", client=self._own.client.address, version=session.version, cipher=session.cipher
+        )
 
     async def auth(self, credentials: Credentials) -> Reply | None:
         """Ask who knows the passwords. Whoever has logged in may send to anybody."""
         login = self._log.bind(
-            client=self._client.address, mechanism=credentials.mechanism, user=text(credentials.login)
+            client=self._own.client.address, mechanism=credentials.mechanism, user=text(credentials.login)
         )
         try:
             refusal = await self._try(credentials)
@@ -115,8 +124,8 @@ class ProxySession:
         login.info("login")
         self._trusted = True
         info = AuthInfo(mechanism=credentials.mechanism.encode("ascii"), identity=credentials.login)
-        self._client = replace(self._client, auth=info)
-        self._chain.auth(info)
+        if self._know(self._own.logged_in(info)):
+            self._chain.auth(info)
         return None
 
     async def _try(self, credentials: Credentials) -> Reply | None:
@@ -126,15 +135,32 @@ class ProxySession:
                 client_auth.Credentials(
                     user=credentials.login, password=credentials.password, authorize=credentials.identity
                 ),
-                self._identity(),
+                identity_of(self._own.client, self._own.helo, esmtp=self._own.esmtp),
             )
             return None if reply.positive else reply
         # Nobody may act for somebody else: the file does not say who could.
         allowed = credentials.identity in {b"", credentials.login}
         return None if allowed and await self._verify(credentials) else WRONG_LOGIN
 
+    def forward(self, origin: SessionInfo | None) -> None:
+        """Remember where the next message comes from; the milters hear of it with the message."""
+        self._forwarded = None if origin is None else Caller.forwarded(origin)
+        if origin is not None:
+            self._log.debug(
+                "forwarded",
+                client=origin.address,
+                port=origin.port,
+                helo=text(origin.helo),
+                ident=text(origin.ident),
+            )
+
     async def mail(self, path: Path, params: Parameters) -> Reply | None:
         """Begin a transaction, if no refusal stands; the next hop is not asked yet."""
+        sender = self._forwarded or self._own
+        if sender != self._told:
+            await self._begin_anew(sender)
+            if sender.helo and not self._chain.standing.decides:
+                self._tell("helo", await self._chain.helo(sender.helo, esmtp=sender.esmtp))
         if self._chain.standing.decides:
             self._tell("mail", self._chain.standing, sender=text(path.bare))
             return mail_reply(self._chain.standing)
@@ -145,14 +171,16 @@ class ProxySession:
             self._tell("mail", verdict, sender=text(path.bare))
             return verdict.reply
         origin = Origin(
-            client=self._client,
+            client=sender.client,
             trusted=self._trusted,
-            helo=self._helo_name,
-            protocol=self._protocol(params),
+            helo=sender.helo,
+            handed_in_by=self._own,
+            protocol=_protocol(self._own, params),
             queue_id=queue_id,
             tls=self._tls,
         )
-        hop = self._hops.begin(path, self._identity(queue_id))
+        identity = identity_of(sender.client, sender.helo, esmtp=sender.esmtp, queue_id=queue_id)
+        hop = self._hops.begin(path, identity)
         self._transaction = Transaction(self._services, self._chain, origin, hop, path, log)
         if verdict.kind is Kind.DISCARD:
             self._transaction.discard(verdict)
@@ -206,23 +234,39 @@ class ProxySession:
             await self._chain.close()
             await self._hops.close()
         self._log.debug(
-            "disconnect", client=self._client.address, port=self._client.port, messages=self._messages
+            "disconnect",
+            client=self._told.client.address,
+            port=self._told.client.port,
+            messages=self._messages,
         )
+
+    async def _look_up(self) -> None:
+        info, lookup = self._info, self._services.lookup
+        if info.peer:
+            self._log.debug("client of a proxy", client=info.address, port=info.port, proxy=info.peer)
+        if info.names is None and lookup is not None and info.family in {"4", "6"}:
+            self._know(self._own.named(await lookup(info.address)))
+            self._chain.identify(self._own.client)
+
+    def _know(self, own: Caller) -> bool:
+        """Remember more of the client that is connected; whether the milters' present session is about it."""
+        present = self._told == self._own
+        if present:
+            self._told = own
+        self._own = own
+        return present
+
+    async def _begin_anew(self, caller: Caller) -> None:
+        """Begin new sessions with the milters: they hear of a client only at the beginning."""
+        predecessor, self._told = self._chain, caller
+        self._chain = self._services.chain.session(caller.client, observer=self._chain_log)
+        await predecessor.close()
+        self._tell("connect", await self._chain.connect())
 
     @property
     def _open(self) -> Transaction:
         assert self._transaction is not None, "the server takes no RCPT or DATA without MAIL"
         return self._transaction
-
-    def _identity(self, queue_id: bytes = b"") -> Identity:
-        """What the next hop may learn of the client."""
-        return identity_of(self._client, self._helo_name, esmtp=self._esmtp, queue_id=queue_id)
-
-    def _protocol(self, params: Parameters) -> bytes:
-        """What the Received header calls the protocol (RFC 3848, RFC 6531 section 4.3)."""
-        client = self._client
-        name = protocol_name(esmtp=self._esmtp, tls=client.tls is not None, auth=client.auth is not None)
-        return name.replace(b"ESMTP", b"UTF8SMTP") if b"SMTPUTF8" in params else name
 
     def _tell(self, stage: str, verdict: Verdict, **more: object) -> None:
         if verdict.decides:
@@ -230,33 +274,16 @@ class ProxySession:
             self._chain_log.log.info(
                 "refused",
                 stage=stage,
-                client=self._client.address,
-                helo=text(self._helo_name),
+                client=self._told.client.address,
+                helo=text(self._told.helo),
                 milter=verdict.milter,
                 reply=reply,
                 **more,
             )
 
 
-def client_info(info: SessionInfo) -> ClientInfo:
-    """What the milters are told of the client."""
-    return ClientInfo(
-        address=info.address,
-        port=info.port,
-        family=Family(ord(info.family)),
-        local_address=info.local_address,
-        local_port=info.local_port,
-        daemon_name=info.listener.encode("utf-8"),
-    )
-
-
-def tls_info(session: TLSSession) -> TLSInfo:
-    """What the milters are told of TLS."""
-    return TLSInfo(
-        version=session.version.encode("ascii"),
-        cipher=session.cipher.encode("ascii"),
-        bits=session.bits,
-        subject=session.subject.encode("utf-8"),
-        issuer=session.issuer.encode("utf-8"),
-        sni=session.sni.encode("utf-8"),
-    )
+def _protocol(caller: Caller, params: Parameters) -> bytes:
+    """What the Received header calls the protocol (RFC 3848, RFC 6531 section 4.3)."""
+    client = caller.client
+    name = protocol_name(esmtp=caller.esmtp, tls=client.tls is not None, auth=client.auth is not None)
+    return name.replace(b"ESMTP", b"UTF8SMTP") if b"SMTPUTF8" in params else name

@@ -25,8 +25,10 @@ from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
 from milterchain.milter.flags import Family
 from milterchain.proxy.access import AccessRule
+from milterchain.proxy.caller import Caller
 from milterchain.proxy.holding import Holding
 from milterchain.proxy.logs import Logger, text
+from milterchain.proxy.lookup import Lookup
 from milterchain.proxy.quarantine import Record
 from milterchain.proxy.queue_id import QueueIds
 from milterchain.proxy.received import Trace, received_header
@@ -57,6 +59,7 @@ class Services:
     Attributes:
         message_timeout: seconds for milters and next hop together, after the final dot.
         received: whether our Received header is added.
+        lookup: finds the names of clients; None leaves them unknown.
         holding: what becomes of messages that a milter wants to be held.
     """
 
@@ -67,6 +70,7 @@ class Services:
     queue_ids: QueueIds = field(default_factory=QueueIds)
     message_timeout: float = 540.0
     received: bool = True
+    lookup: Lookup | None = None
     holding: Holding = field(default_factory=Holding)
 
 
@@ -77,6 +81,7 @@ class Origin:
     Attributes:
         trusted: whether the client may send to anybody.
         helo: the name that it gave, as typed.
+        handed_in_by: who sends it to us: the client, or the one who speaks for it with XFORWARD.
         protocol: what the Received header calls the protocol.
         queue_id: what the message is called here.
         tls: how the client's connection is secured, None if it is not.
@@ -85,6 +90,7 @@ class Origin:
     client: ClientInfo
     trusted: bool
     helo: bytes
+    handed_in_by: Caller
     protocol: bytes
     queue_id: bytes
     tls: TLSSession | None = None
@@ -267,17 +273,17 @@ class Transaction:
         await self._hop.abort()
 
     def _received(self) -> bytes:
-        origin = self._origin
+        peer = self._origin.handed_in_by
         recipients = self._envelope.recipients
         return received_header(
             Trace(
-                helo=origin.helo,
-                client_name=origin.client.name,
-                client_address="" if origin.client.family is Family.UNIX else origin.client.address,
+                helo=peer.helo,
+                client_name=peer.client.name,
+                client_address="" if peer.client.family is Family.UNIX else peer.client.address,
                 hostname=self._services.hostname,
-                protocol=origin.protocol,
-                queue_id=origin.queue_id,
-                tls=origin.tls,
+                protocol=self._origin.protocol,
+                queue_id=self._origin.queue_id,
+                tls=self._origin.tls,
                 recipient=recipients[0].bare if len(recipients) == 1 else None,
             )
         )

@@ -6,17 +6,20 @@ from typing import Final
 from milterchain.mail.replies import Reply
 
 __all__ = [
+    "BAD_PROXY_HEADER",
     "BYE",
     "CANNOT_VERIFY",
     "FAILED",
     "GO_AHEAD",
     "HELO_FIRST",
     "HELP",
+    "IN_TRANSACTION",
     "KNOWN_COMMANDS",
     "LINE_TOO_LONG",
     "MAIL_FIRST",
     "NESTED_MAIL",
     "NOT_IMPLEMENTED",
+    "NOT_PERMITTED",
     "NOT_SYNCHRONIZED",
     "NO_RECIPIENTS",
     "OK",
@@ -45,17 +48,20 @@ CANNOT_VERIFY: Final = Reply.of(252, "2.0.0 Cannot VRFY user, but will take a me
 
 HELO_FIRST: Final = Reply.of(503, "5.5.1 Error: send HELO/EHLO first")
 NESTED_MAIL: Final = Reply.of(503, "5.5.1 Error: nested MAIL command")
+IN_TRANSACTION: Final = Reply.of(503, "5.5.1 Error: MAIL transaction in progress")
 MAIL_FIRST: Final = Reply.of(503, "5.5.1 Error: need MAIL command")
 RCPT_FIRST: Final = Reply.of(503, "5.5.1 Error: need RCPT command")
 NO_RECIPIENTS: Final = Reply.of(554, "5.5.1 Error: no valid recipients")
 TOO_MANY_RECIPIENTS: Final = Reply.of(452, "4.5.3 Error: too many recipients")
 TOO_LARGE: Final = Reply.of(552, "5.3.4 Message size exceeds fixed limit")
+NOT_PERMITTED: Final = Reply.of(550, "5.7.0 Error: insufficient authorization")
 REFUSED: Final = Reply.of(550, "5.7.1 Command rejected")
 UNKNOWN: Final = Reply.of(500, "5.5.2 Error: command not recognized")
 LINE_TOO_LONG: Final = Reply.of(500, "5.5.2 Error: line too long")
 NOT_SYNCHRONIZED: Final = Reply.of(554, "5.5.0 Error: SMTP protocol synchronization")
 
 FAILED: Final = Reply.of(451, "4.3.0 Error: internal error, try again later")
+BAD_PROXY_HEADER: Final = Reply.of(421, "4.3.0 Error: no usable PROXY header, closing connection")
 UNUSABLE: Final = Reply.of(421, "4.3.0 Error: internal error, closing connection")
 TIMED_OUT: Final = Reply.of(421, "4.4.2 Error: timeout exceeded")
 SHUTTING_DOWN: Final = Reply.of(421, "4.3.2 Service shutting down, closing connection")
@@ -67,7 +73,7 @@ NOT_IMPLEMENTED: Final = Reply.of(502, "5.5.1 Error: command not implemented")
 _WEB_CLIENT: Final = Reply.of(221, "2.7.0 Error: this is a mail server")
 
 KNOWN_COMMANDS: Final[Mapping[bytes, tuple[Reply, bool]]] = {
-    **dict.fromkeys([b"ETRN", b"EXPN", b"TURN", b"XCLIENT", b"XFORWARD"], (NOT_IMPLEMENTED, False)),
+    **dict.fromkeys([b"ETRN", b"EXPN", b"TURN"], (NOT_IMPLEMENTED, False)),
     # The octets that follow BDAT would be taken for commands.
     b"BDAT": (Reply.of(503, "5.5.1 Error: CHUNKING not announced"), True),
     # A web client is talking: what follows may have been written by somebody else (Postfix

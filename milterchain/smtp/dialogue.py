@@ -4,8 +4,8 @@ Checks syntax, order and limits, keeps the state of the transaction, and asks th
 decide.
 `Dialogue.answer` never raises but on cancellation: what goes wrong becomes a reply.
 
-STARTTLS and AUTH are the business of `milterchain.smtp.security`. BDAT, XCLIENT and XFORWARD are known but
-not offered.
+STARTTLS and AUTH are the business of `milterchain.smtp.security`, XCLIENT and XFORWARD that of
+`milterchain.smtp.speaker`. BDAT is known but not offered.
 """
 
 import logging
@@ -20,6 +20,7 @@ from milterchain.smtp.grammar import parse_command, parse_helo, parse_mail, pars
 from milterchain.smtp.handler import SessionHandler
 from milterchain.smtp.options import Listener, ServerOptions
 from milterchain.smtp.security import Security
+from milterchain.smtp.speaker import Speaker
 from milterchain.smtp.tls import TLSSession
 
 __all__ = ["MAX_COMMAND", "Dialogue"]
@@ -43,7 +44,14 @@ _DSN_RCPT_PARAMETERS: Final = frozenset({b"NOTIFY", b"ORCPT"})
 class Dialogue:
     """The server's side of one SMTP session.
 
+    Args:
+        handler: decides.
+        options: of the server.
+        listener: that took the client; None is one without TLS and login.
+        speaker: the client, and for whom it may speak; None if for nobody else.
+
     Attributes:
+        handler: decides now; XCLIENT brings another.
         in_transaction: MAIL was accepted, and neither a message nor RSET has ended it.
         awaits_data: the last reply was 354; `message` comes next.
         over: the last reply was the last one of this session.
@@ -55,7 +63,6 @@ class Dialogue:
     __slots__ = (
         "_accepted",
         "_esmtp",
-        "_handler",
         "_junk",
         "_mail_parameters",
         "_options",
@@ -63,8 +70,10 @@ class Dialogue:
         "_rcpt_parameters",
         "_refused",
         "_smtputf8",
+        "_speaker",
         "awaits_data",
         "error_count",
+        "handler",
         "in_transaction",
         "over",
         "security",
@@ -72,16 +81,21 @@ class Dialogue:
     )
 
     def __init__(
-        self, handler: SessionHandler, options: ServerOptions, listener: Listener | None = None
+        self,
+        handler: SessionHandler,
+        options: ServerOptions,
+        listener: Listener | None = None,
+        speaker: Speaker | None = None,
     ) -> None:
+        self.handler = handler
         self.in_transaction = False
         self.awaits_data = False
         self.over = False
         self.error_count = 0
         self.size_limit = options.message_size
         self.security = Security(handler, listener)
-        self._handler = handler
         self._options = options
+        self._speaker = speaker
         self._esmtp: bool | None = None  # None before HELO and EHLO
         self._refused = False
         self._mail_parameters = _NOTHING
@@ -109,13 +123,13 @@ class Dialogue:
     async def greeting(self) -> Reply:
         """The first reply, before any command."""
         try:
-            reply = await self._handler.connect()
+            reply = await self.handler.connect()
         except Exception:
             _logger.exception("the handler failed at connect")
             reply = answers.UNUSABLE
+        self._refused = reply is not None and not reply.positive
         if reply is None:
             return Reply(220, (self._options.hostname + b" ESMTP",))
-        self._refused = not reply.positive
         self.over = reply.closes
         return reply
 
@@ -126,6 +140,7 @@ class Dialogue:
         """
         self._esmtp = None
         self._mail_parameters = self._rcpt_parameters = _NOTHING
+        self._speak_for_itself()
         await self.security.secured(session)
 
     async def answer(self, line: bytes) -> Reply:
@@ -155,8 +170,9 @@ class Dialogue:
         else:
             try:
                 with received:
-                    reply = await self._handler.message(received)
+                    reply = await self.handler.message(received)
                 self.in_transaction = False
+                self._speak_for_itself()
             except Exception:
                 _logger.exception("the handler failed at the message")
                 await self._reset()
@@ -184,15 +200,21 @@ class Dialogue:
         if verb in answers.KNOWN_COMMANDS:
             reply, self.over = answers.KNOWN_COMMANDS[verb]
             return reply
-        return await self._handler.unknown(line) or answers.UNKNOWN
+        return await self.handler.unknown(line) or answers.UNKNOWN
 
     async def _reset(self, reply: Reply | None = None) -> None:
         """End the transaction. A handler that fails even here is not asked again."""
         self.in_transaction = False
         try:
-            await self._handler.reset(reply)
+            await self.handler.reset(reply)
         except Exception:
             _logger.exception("the handler failed at reset")
+        self._speak_for_itself()
+
+    def _speak_for_itself(self) -> None:
+        """Forget what XFORWARD told."""
+        if self._speaker is not None and self._speaker.forget():
+            self.handler.forward(None)
 
     async def _helo(self, argument: bytes) -> Reply:
         return await self._greet(argument, esmtp=False)
@@ -204,7 +226,8 @@ class Dialogue:
         name = parse_helo(argument)
         if self.in_transaction:
             await self._reset()
-        reply = await self._handler.helo(name, esmtp)
+        self._speak_for_itself()
+        reply = await self.handler.helo(name, esmtp)
         if reply is not None and not reply.positive:
             return reply
         again, self._esmtp = self._esmtp is not None, esmtp
@@ -215,9 +238,9 @@ class Dialogue:
 
     def _offer(self) -> list[bytes]:
         """The keywords of the reply to EHLO; remembers which parameters they allow."""
-        if self._refused or self._handler.minimal_ehlo:
+        if self._refused or self.handler.minimal_ehlo:
             return [b"ENHANCEDSTATUSCODES"]
-        features = self._handler.features()
+        features = self.handler.features()
         self.size_limit = min(self._options.message_size, features.size or self._options.message_size)
         keywords = [b"PIPELINING", b"SIZE %d" % self.size_limit]
         keywords += [*self.security.keywords(features), b"ENHANCEDSTATUSCODES", b"8BITMIME"]
@@ -229,6 +252,8 @@ class Dialogue:
         if features.smtputf8:
             keywords.append(b"SMTPUTF8")
             self._mail_parameters |= {b"SMTPUTF8"}
+        if self._speaker is not None:
+            keywords += self._speaker.keywords()
         return keywords
 
     async def _mail(self, argument: bytes) -> Reply:
@@ -240,7 +265,7 @@ class Dialogue:
         size = params.get(b"SIZE")
         if size is not None and int(size) > self.size_limit:
             return answers.TOO_LARGE
-        reply = await self._handler.mail(path, params) or answers.SENDER_OK
+        reply = await self.handler.mail(path, params) or answers.SENDER_OK
         if not reply.positive:
             return reply
         if self._refused:
@@ -258,7 +283,7 @@ class Dialogue:
         if self._accepted >= self._options.recipients:
             self._overshoot += 1
             return answers.TOO_MANY_RECIPIENTS
-        reply = await self._handler.rcpt(path, params) or answers.RECIPIENT_OK
+        reply = await self.handler.rcpt(path, params) or answers.RECIPIENT_OK
         if reply.positive:
             self._accepted += 1
         return reply
@@ -270,7 +295,7 @@ class Dialogue:
             return answers.RCPT_FIRST
         if not self._accepted:
             return answers.NO_RECIPIENTS
-        reply = await self._handler.data()
+        reply = await self.handler.data()
         if reply is not None and not reply.positive:
             await self._reset()
             return reply
@@ -282,6 +307,7 @@ class Dialogue:
             raise SMTPSyntaxError("Syntax: RSET")
         if self.in_transaction:
             await self._reset()
+        self._speak_for_itself()
         return self._junked(answers.OK)
 
     async def _noop(self, _: bytes) -> Reply:
@@ -294,7 +320,34 @@ class Dialogue:
         if not argument:
             raise SMTPSyntaxError("Syntax: VRFY address")
         usual = answers.REFUSED if self._refused else answers.CANNOT_VERIFY
-        return self._junked(await self._handler.vrfy(argument) or usual)
+        return self._junked(await self.handler.vrfy(argument) or usual)
+
+    async def _xclient(self, argument: bytes) -> Reply:
+        """Begin again with the client that the argument tells of: the answer is a greeting."""
+        if self.in_transaction:
+            return answers.IN_TRANSACTION
+        if self._speaker is None or not self._speaker.permitted:
+            return answers.NOT_PERMITTED
+        successor = await self._speaker.xclient(argument)
+        if isinstance(successor, Reply):
+            return successor
+        self.handler = successor
+        await self.security.succeed(successor, self._speaker.info.login)
+        self._esmtp = None
+        self._mail_parameters = self._rcpt_parameters = _NOTHING
+        reply = await self.greeting()
+        info = self._speaker.info
+        if info.helo and reply.positive:
+            await self._greet(info.helo, esmtp=info.esmtp)
+        return reply
+
+    async def _xforward(self, argument: bytes) -> Reply:
+        if self.in_transaction:
+            return answers.IN_TRANSACTION
+        if self._speaker is None or not self._speaker.permitted:
+            return answers.NOT_PERMITTED
+        self.handler.forward(self._speaker.xforward(argument))
+        return answers.OK
 
     async def _starttls(self, argument: bytes) -> Reply:
         return self.security.starttls(argument, esmtp=self.esmtp, in_transaction=self.in_transaction)
@@ -327,5 +380,7 @@ _COMMANDS: Final[Mapping[bytes, Callable[[Dialogue, bytes], Awaitable[Reply]]]] 
     b"VRFY": Dialogue._vrfy,  # noqa: SLF001
     b"STARTTLS": Dialogue._starttls,  # noqa: SLF001
     b"AUTH": Dialogue._auth,  # noqa: SLF001
+    b"XCLIENT": Dialogue._xclient,  # noqa: SLF001
+    b"XFORWARD": Dialogue._xforward,  # noqa: SLF001
     b"QUIT": Dialogue._quit,  # noqa: SLF001
 }

@@ -2,7 +2,7 @@
 
 The server owns the conversation: syntax, order, limits, deadlines, pipelining, the spooled message. The
 handler owns the decisions. The server calls one method at a time, in the order of the conversation, and
-awaits it.
+awaits it. XCLIENT ends a handler and makes another, for the client that it tells of.
 
 Answers:
 
@@ -17,7 +17,7 @@ next hop cannot be called back, so it runs to its end. `close` comes last, exact
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from milterchain.mail.envelope import Path
 from milterchain.mail.message import Message
@@ -25,25 +25,61 @@ from milterchain.mail.replies import Reply
 from milterchain.smtp.sasl import AuthSettings, Credentials
 from milterchain.smtp.tls import TLSSession
 
-__all__ = ["Features", "HandlerFactory", "Parameters", "SessionHandler", "SessionInfo"]
+__all__ = [
+    "UNKNOWN_NAMES",
+    "ClientNames",
+    "Features",
+    "HandlerFactory",
+    "Parameters",
+    "SessionHandler",
+    "SessionInfo",
+]
 
 Parameters = Mapping[bytes, bytes | None]
 """ESMTP parameters: the keyword in upper case, the value as typed, None if the parameter has no value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClientNames:
+    """What is known of the names of a client.
+
+    Attributes:
+        name: one that its address has, and that has its address; else `unknown`.
+        ptr: one that its address has; else `unknown`.
+        resolve: how the look-up of the name ended: there is none (`FAIL`), there could be one (`TEMP`), or
+            the name does not have the address (`FORGED`).
+    """
+
+    name: bytes
+    ptr: bytes
+    resolve: Literal[b"OK", b"FORGED", b"TEMP", b"FAIL"]
+
+
+UNKNOWN_NAMES: Final = ClientNames(name=b"unknown", ptr=b"unknown", resolve=b"FAIL")
+"""The names of a client that has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionInfo:
-    """Who is connected to what.
+    """Who is connected to what; or, after XFORWARD, where a message came from.
 
     Attributes:
         listener: the name of the listener that took the connection.
         family: as milters name it: `4`, `6`, `L` (Unix socket) or `U` (the peer is gone already).
         address: the client's IP address (an IPv4-mapped one as IPv4), the path of the Unix socket it
-            connected to, or empty for `U`.
+            connected to, or empty for `U`. Where another speaks for the client, `U` is one that the other
+            knows no address of.
         port: the client's port; 0 for `L` and `U`.
         local_address: the address, or path, that the client connected to.
         local_port: its port; 0 if it has none.
         auth: how clients of this listener log in; None if they cannot.
+        names: the client's; None if nobody has looked.
+        peer: the address of the one who speaks for the client (PROXY, XCLIENT, XFORWARD); empty if it does so
+            itself.
+        helo: the name that the client gave to that one; empty if that is not known.
+        esmtp: whether it gave it with EHLO.
+        login: whom the client has proved to be to that one; None if to nobody.
+        ident: what that one calls the message.
     """
 
     listener: str
@@ -53,6 +89,12 @@ class SessionInfo:
     local_address: str = ""
     local_port: int = 0
     auth: AuthSettings | None = None
+    names: ClientNames | None = None
+    peer: str = ""
+    helo: bytes = b""
+    esmtp: bool = False
+    login: bytes | None = None
+    ident: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +156,12 @@ class SessionHandler(Protocol):
 
     async def auth(self, credentials: Credentials) -> Reply | None:
         """The client wants to log in. None, or a reply of 235: it has; 535: the credentials are wrong."""
+
+    def forward(self, origin: SessionInfo | None) -> None:
+        """The next message comes from elsewhere, as XFORWARD told; again after each XFORWARD.
+
+        None ends that, with the transaction or before: the client speaks for itself again.
+        """
 
     async def mail(self, path: Path, params: Parameters) -> Reply | None:
         """MAIL. If the answer is not positive, no transaction is open, and no `reset` follows."""

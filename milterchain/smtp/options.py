@@ -30,6 +30,7 @@ class ServerOptions:
         junk_commands: commands that lead nowhere (RSET, NOOP, VRFY, HELP, HELO and EHLO again), without a
             message delivered, before each counts as an error.
         received_hops: Received headers from which on a message is taken for looping.
+        proxy_header_timeout: seconds for the PROXY header of a load balancer.
         synchronized: a client that does not wait for the greeting, or for the replies that it has to wait for
             (RFC 2920), is cut off; else such input is processed.
         headers: limits of the header section.
@@ -49,6 +50,7 @@ class ServerOptions:
     error_delay: float = 1
     junk_commands: int = 100
     received_hops: int = 100
+    proxy_header_timeout: float = 5
     synchronized: bool = True
     headers: HeaderLimits = field(default_factory=HeaderLimits)
     spool: SpoolSettings = field(default_factory=SpoolSettings)
@@ -66,6 +68,8 @@ class Listener:
         mode: permissions of the Unix socket; None leaves them to the umask.
         tls: None without TLS.
         auth: how clients log in; None if they cannot.
+        proxy_protocol_from: peers that must begin with a PROXY header.
+        xclient_from: clients that may use XCLIENT and XFORWARD.
     """
 
     name: str = "smtp"
@@ -75,6 +79,8 @@ class Listener:
     mode: int | None = None
     tls: ServerTLS | None = None
     auth: AuthSettings | None = None
+    proxy_protocol_from: tuple[IPv4Network | IPv6Network, ...] = ()
+    xclient_from: tuple[IPv4Network | IPv6Network, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.host is None) == (self.path is None):

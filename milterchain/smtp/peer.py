@@ -1,14 +1,16 @@
-"""Who is at the other end of a connection."""
+"""Who is at the other end of a connection, and for whom it speaks with a PROXY header."""
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import Any
 
 from milterchain.smtp.handler import SessionInfo
 from milterchain.smtp.options import Listener
+from milterchain.smtp.proxy_header import ProxyHeader
 
-__all__ = ["session_info"]
+__all__ = ["proxied_info", "session_info"]
 
 
 def session_info(transport: asyncio.BaseTransport, listener: Listener) -> SessionInfo:
@@ -34,6 +36,21 @@ def session_info(transport: asyncio.BaseTransport, listener: Listener) -> Sessio
         local_address=local_address,
         local_port=local[1],
         auth=listener.auth,
+    )
+
+
+def proxied_info(info: SessionInfo, header: ProxyHeader) -> SessionInfo:
+    """The client that a load balancer speaks for."""
+    if header.local:
+        return info
+    return replace(
+        info,
+        family="6" if ":" in header.address else "4",
+        address=header.address,
+        port=header.port,
+        local_address=header.local_address,
+        local_port=header.local_port,
+        peer=info.address,
     )
 
 

@@ -35,8 +35,8 @@ CANNOT_TELL: Final = Reply.of(454, "4.7.0 Temporary authentication failure")
 
 _WITHOUT_TLS: Final = frozenset({b"EHLO", b"HELO", b"NOOP", b"QUIT", b"STARTTLS"})
 """What RFC 3207 section 4 lets pass where TLS is a must, and HELO, which tells as little as EHLO."""
-_WITHOUT_LOGIN: Final = _WITHOUT_TLS | {b"AUTH", b"RSET", b"HELP"}
-"""What RFC 4954 section 6 lets pass where a login is a must."""
+_WITHOUT_LOGIN: Final = _WITHOUT_TLS | {b"AUTH", b"RSET", b"HELP", b"XCLIENT", b"XFORWARD"}
+"""What RFC 4954 section 6 lets pass where a login is a must, and what a proxy says before its client's."""
 
 _logger = logging.getLogger(__name__)
 
@@ -118,6 +118,13 @@ class Security:
         self.awaits_tls = False
         self.tls = session
         await self._handler.tls(session)
+
+    async def succeed(self, handler: SessionHandler, login: bytes | None) -> None:
+        """Another client speaks, which has another handler; the connection is secured as it was."""
+        self._handler = handler
+        self.login = login
+        if self.tls is not None:
+            await handler.tls(self.tls)
 
     async def auth(self, argument: bytes, *, esmtp: bool, in_transaction: bool) -> Reply:
         """Answer AUTH."""

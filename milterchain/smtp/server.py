@@ -128,20 +128,43 @@ class SMTPServer:
 
     # What sessions call.
 
-    def admit(self, session: SMTPSession, info: SessionInfo) -> Reply | None:
-        """Count a session in; a reply refuses it."""
+    def admit(self, session: SMTPSession, info: SessionInfo, *, for_others: bool = False) -> Reply | None:
+        """Count a session in; a reply refuses it. Who speaks for others may have many."""
         if self.draining:
             return answers.SHUTTING_DOWN
         client = _client(info)
         options = self.options
         if len(self._sessions) + len(self._lingering) >= options.connections:
             return self._refuse("too many connections", options.connections, client)
-        if self._per_client[client] >= options.connections_per_client and not self._is_unlimited(info):
-            return self._refuse("too many connections of one client", options.connections_per_client, client)
+        if not for_others and (refusal := self._too_many(client, info)) is not None:
+            return refusal
         self._sessions[session] = client
         self._per_client[client] += 1
         self._empty.clear()
         return None
+
+    def readmit(self, session: SMTPSession, info: SessionInfo) -> Reply | None:
+        """Count a session for the client that it turned out to be of; a reply refuses it."""
+        client, before = _client(info), self._sessions[session]
+        if client == before:
+            return None
+        if (refusal := self._too_many(client, info)) is not None:
+            return refusal
+        self._sessions[session] = client
+        self._per_client[client] += 1
+        self._uncount(before)
+        return None
+
+    def _too_many(self, client: str, info: SessionInfo) -> Reply | None:
+        allowed = self.options.connections_per_client
+        if self._per_client.get(client, 0) < allowed or self._is_unlimited(info):
+            return None
+        return self._refuse("too many connections of one client", allowed, client)
+
+    def _uncount(self, client: str) -> None:
+        self._per_client[client] -= 1
+        if not self._per_client[client]:
+            del self._per_client[client]
 
     def _refuse(self, why: str, limit: int, client: str) -> Reply:
         """Refuse a connection. The log hears of it, but a flood must not become a flood of lines."""
@@ -155,10 +178,7 @@ class SMTPServer:
 
     def forget(self, session: SMTPSession) -> None:
         """The session, which was admitted, is over; its connection may linger."""
-        client = self._sessions.pop(session)
-        self._per_client[client] -= 1
-        if not self._per_client[client]:
-            del self._per_client[client]
+        self._uncount(self._sessions.pop(session))
         if session.transport is not None:
             self._lingering.add(session)
         self._look_if_empty()

@@ -9,14 +9,18 @@ import asyncio
 import logging
 from typing import Final, Protocol, cast
 
+from milterchain.errors import SMTPSyntaxError
 from milterchain.mail.replies import Reply
 from milterchain.smtp import answers
 from milterchain.smtp.channel import Channel
 from milterchain.smtp.data import DataReceiver
 from milterchain.smtp.dialogue import MAX_COMMAND, Dialogue
 from milterchain.smtp.handler import HandlerFactory, SessionHandler, SessionInfo
+from milterchain.smtp.identity import is_one_of
 from milterchain.smtp.options import Listener, ServerOptions
-from milterchain.smtp.peer import session_info
+from milterchain.smtp.peer import proxied_info, session_info
+from milterchain.smtp.proxy_header import parse_proxy_header
+from milterchain.smtp.speaker import Speaker
 from milterchain.smtp.tls import ServerTLS, TLSSession
 
 __all__ = ["Owner", "SMTPSession"]
@@ -24,8 +28,9 @@ __all__ = ["Owner", "SMTPSession"]
 CLOSE_TIMEOUT: Final = 60.0
 """Seconds for the handler to close: longer than it should need to take leave of milters and next hop."""
 
-_WAIT_FOR_REPLY: Final = frozenset({b"HELO", b"EHLO", b"DATA"})
-"""Commands that end a group (RFC 2920 section 3.1); those whose replies change what may follow."""
+_WAIT_FOR_REPLY: Final = frozenset({b"HELO", b"EHLO", b"DATA", b"XCLI"})
+"""The first four octets of commands that end a group (RFC 2920 section 3.1): those whose replies change what
+may follow."""
 
 _logger = logging.getLogger(__name__)
 
@@ -37,8 +42,11 @@ class Owner(Protocol):
     draining: bool
     factory: HandlerFactory
 
-    def admit(self, session: "SMTPSession", info: SessionInfo) -> Reply | None:
+    def admit(self, session: "SMTPSession", info: SessionInfo, *, for_others: bool = False) -> Reply | None:
         """Count the session in; a reply refuses it."""
+
+    def readmit(self, session: "SMTPSession", info: SessionInfo) -> Reply | None:
+        """Count the session for another client; a reply refuses it."""
 
     def forget(self, session: "SMTPSession") -> None:
         """The session, which was admitted, is over; its connection may linger."""
@@ -57,11 +65,14 @@ class SMTPSession(Channel):
         self._listener = listener
         self._info: SessionInfo | None = None
         self._dialogue: Dialogue | None = None
+        self._from_balancer = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the session, or refuse it."""
         info = session_info(transport, self._listener)
-        refusal = self._owner.admit(self, info)
+        self._from_balancer = is_one_of(info, self._listener.proxy_protocol_from)
+        for_others = self._from_balancer or is_one_of(info, self._listener.xclient_from)
+        refusal = self._owner.admit(self, info, for_others=for_others)
         if refusal is not None:
             stream = cast("asyncio.Transport", transport)
             stream.write(refusal.encode())
@@ -85,6 +96,8 @@ class SMTPSession(Channel):
             self.end(answers.SHUTTING_DOWN)
 
     async def _handle_client(self) -> None:
+        if self._from_balancer and not await self._read_proxy_header():
+            return
         assert self._info is not None
         tls = self._listener.tls
         secured = None
@@ -92,26 +105,64 @@ class SMTPSession(Channel):
             secured = await self._begin_tls(tls, early=True)
             if secured is None:
                 return
-        try:
-            handler = self._owner.factory(self._info)
-        except Exception:
-            _logger.exception("no handler could be made")
+        handler = self._make_handler(self._info)
+        if handler is None:
             self._farewell = answers.UNUSABLE
             return
+        speaker = Speaker(self._info, self._listener, self._succeed)
+        dialogue = Dialogue(handler, self._options, self._listener, speaker)
+        self._dialogue = dialogue
         try:
-            self._dialogue = Dialogue(handler, self._options, self._listener)
             if secured is not None:
-                await self._dialogue.secured(secured)
-            await self._converse(self._dialogue)
+                await dialogue.secured(secured)
+            await self._converse(dialogue)
         except OSError:
             pass  # the client is gone
         except Exception:
             _logger.exception("a session failed")
             self._farewell = answers.UNUSABLE
         finally:
-            over = self._dialogue is not None and self._dialogue.over
-            self._hang_up(linger=not over and not self._owner.draining)
-            await _close(handler)
+            self._hang_up(linger=not dialogue.over and not self._owner.draining)
+            await _close(dialogue.handler)
+
+    async def _read_proxy_header(self) -> bool:
+        """Learn from a load balancer who the client is; False if the session is over."""
+        deadline = self.loop.time() + self._options.proxy_header_timeout
+        try:
+            while (header := parse_proxy_header(self._input)) is None:
+                if not await self._more(deadline):
+                    return False
+        except SMTPSyntaxError as error:
+            assert self._info is not None
+            _logger.warning("%s: %s", self._info.address, error)
+            self._farewell = answers.BAD_PROXY_HEADER
+            self._hang_up(linger=True)
+            return False
+        del self._input[: header.length]
+        assert self._info is not None
+        self._info = proxied_info(self._info, header)
+        self._farewell = self._owner.readmit(self, self._info)
+        return self._farewell is None
+
+    def _make_handler(self, info: SessionInfo) -> SessionHandler | None:
+        try:
+            return self._owner.factory(info)
+        except Exception:
+            _logger.exception("no handler could be made")
+            return None
+
+    async def _succeed(self, info: SessionInfo) -> SessionHandler | Reply:
+        """End the handler, and make the one for the client that XCLIENT has told of."""
+        assert self._dialogue is not None
+        refusal = self._owner.readmit(self, info)
+        if refusal is not None:
+            return refusal
+        successor = self._make_handler(info)
+        if successor is None:
+            return answers.UNUSABLE
+        predecessor, self._dialogue.handler = self._dialogue.handler, successor
+        await _close(predecessor)
+        return successor
 
     async def _converse(self, dialogue: Dialogue) -> None:
         greeting = await dialogue.greeting()

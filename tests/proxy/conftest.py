@@ -121,6 +121,7 @@ class World:
             "hostname": "mx.test",
             "listen": [{"address": "127.0.0.1:0"}],
             "milter": entries,
+            "dns": {"lookup": False},
             **tables,
             "relay": {"next_hop": [self.hop.next_hop], **tables.get("relay", {})},
         }

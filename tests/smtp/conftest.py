@@ -20,7 +20,13 @@ PATIENCE = 10
 
 CERTIFICATES = Path(__file__).parents[1] / "certificates"
 
-ON_BOTH_LOOPS = {"test_channel_tls.py", "test_client_tls.py", "test_server.py", "test_session.py"}
+ON_BOTH_LOOPS = {
+    "test_channel_tls.py",
+    "test_client_tls.py",
+    "test_server.py",
+    "test_session.py",
+    "test_speaker.py",
+}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -74,6 +80,9 @@ class RecordingHandler:
 
     async def auth(self, credentials):
         return await self._answer("auth", credentials)
+
+    def forward(self, origin):
+        self.calls.append(("forward", origin.address, origin.helo) if origin else ("forward", None))
 
     async def mail(self, path, params):
         return await self._answer("mail", path, dict(params))

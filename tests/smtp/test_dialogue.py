@@ -74,7 +74,8 @@ DIALOGUES = [
         [(verb, "502 5.5.1 Error: command not implemented")]
         for verb in (b"EXPN x", b"ETRN x", b"STARTTLS", b"AUTH X")
     ),
-    [(b"XCLIENT ADDR=192.0.2.1", "502 5.5.1 Error: command not implemented")],
+    [(b"XCLIENT ADDR=192.0.2.1", "550 5.7.0 Error: insufficient authorization")],
+    [(b"XFORWARD ADDR=192.0.2.1", "550 5.7.0 Error: insufficient authorization")],
     [(b"BDAT 5 LAST", "503 5.5.1 Error: CHUNKING not announced")],
     [(b"GET / HTTP/1.1", "221 2.7.0 Error: this is a mail server")],
     [
