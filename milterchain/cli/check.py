@@ -16,6 +16,7 @@ from milterchain.config import Config, MilterConfig
 from milterchain.errors import MilterError
 from milterchain.milter.client import MilterSession
 from milterchain.proxy.app import milter_settings
+from milterchain.proxy.listeners import build_listeners
 from milterchain.proxy.next_hops import build_next_hops
 from milterchain.proxy.routes import HopStatus
 
@@ -114,7 +115,12 @@ def _cells(row: Row) -> list[Cell]:
 
 
 def check(config: Config) -> bool:
-    """Ask all and print the table; whether all can be used."""
+    """Ask all and print the table; whether all can be used.
+
+    Raises:
+        ConfigurationError: a file that the configuration names cannot be used.
+    """
+    build_listeners(config.listen)
     out = console()
     with console(error=True).status("asking milters and next hops"):
         rows = asyncio.run(check_all(config))

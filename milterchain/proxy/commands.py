@@ -8,6 +8,7 @@
   it cannot get such a message: 550 5.6.7 or 553 5.6.7.
 - RET, ENVID, NOTIFY and ORCPT cannot be kept where DSN is not offered, and must not get lost: 451 4.3.3. They
   are offered to clients only while the hop offers them, so that this needs a hop that changed.
+- AUTH is dropped where it is not offered (RFC 4954 section 5).
 - Anything else goes unchanged.
 """
 
@@ -44,7 +45,9 @@ def mail_command(
                 continue
             if size is not None:
                 argument = b"SIZE=%d" % size  # noqa: PLW2901 - the parameter as it is now
-        elif keyword == b"BODY" and b"8BITMIME" not in features:
+        elif (keyword == b"BODY" and b"8BITMIME" not in features) or (
+            keyword == b"AUTH" and b"AUTH" not in features
+        ):
             continue
         elif keyword == b"SMTPUTF8":
             if b"SMTPUTF8" not in features:

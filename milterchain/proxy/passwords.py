@@ -52,6 +52,11 @@ class PasswordHash:
         return cls(LOG_N, BLOCK_SIZE, PARALLELISM, salt, digest)
 
     @classmethod
+    def of_nobody(cls) -> Self:
+        """What no password fits, though it takes as long to find out."""
+        return cls(LOG_N, BLOCK_SIZE, PARALLELISM, os.urandom(SALT_SIZE), bytes(HASH_SIZE))
+
+    @classmethod
     def parse(cls, text: str) -> Self:
         """Read the written form.
 

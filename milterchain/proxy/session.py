@@ -165,6 +165,8 @@ class ProxySession:
             self._tell("mail", self._chain.standing, sender=text(path.bare))
             return mail_reply(self._chain.standing)
         queue_id = self._services.queue_ids()
+        if self._own.client.auth is None:
+            path = _without_claim(path)
         log = self._chain_log.log = self._log.bind(queue_id=queue_id.decode("ascii"))
         verdict = await self._chain.mail(path, queue_id)
         if verdict.decides and verdict.kind is not Kind.DISCARD:
@@ -287,3 +289,8 @@ def _protocol(caller: Caller, params: Parameters) -> bytes:
     client = caller.client
     name = protocol_name(esmtp=caller.esmtp, tls=client.tls is not None, auth=client.auth is not None)
     return name.replace(b"ESMTP", b"UTF8SMTP") if b"SMTPUTF8" in params else name
+
+
+def _without_claim(path: Path) -> Path:
+    """The sender, without a word on who wrote the mail: only who has logged in is believed (RFC 4954 5)."""
+    return Path(path.address, tuple(b"AUTH=<>" if arg[:5].upper() == b"AUTH=" else arg for arg in path.args))

@@ -41,7 +41,7 @@ class UsersFile:
         self._path = path
         self._stamp = self._look()
         self._users = _read(path)
-        self._nobody = PasswordHash.make(b"")
+        self._nobody = PasswordHash.of_nobody()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="login")
 
     async def verify(self, credentials: Credentials) -> bool:

@@ -245,6 +245,8 @@ class Dialogue:
         keywords = [b"PIPELINING", b"SIZE %d" % self.size_limit]
         keywords += [*self.security.keywords(features), b"ENHANCEDSTATUSCODES", b"8BITMIME"]
         self._mail_parameters = _MAIL_PARAMETERS
+        if self.security.offers_auth(features):
+            self._mail_parameters |= {b"AUTH"}
         if features.dsn:
             keywords.append(b"DSN")
             self._mail_parameters |= _DSN_MAIL_PARAMETERS

@@ -82,9 +82,16 @@ class Security:
         keywords = []
         if self._tls is not None and self.tls is None and self.login is None:
             keywords.append(b"STARTTLS")
-        if self._may_log_in(features):
+        if self.offers_auth(features):
             keywords.append(b"AUTH " + b" ".join(MECHANISMS))
         return keywords
+
+    def offers_auth(self, features: Features) -> bool:
+        """Whether a client may log in here and now."""
+        auth = self._auth
+        if auth is None or (self.tls is None and not auth.allow_plaintext):
+            return False
+        return auth.verify is not None or features.login
 
     def refusal(self, verb: bytes) -> Reply | None:
         """The answer to a command that may not come yet."""
@@ -142,7 +149,7 @@ class Security:
         if not mechanism or len(initial) > 1:
             raise SMTPSyntaxError("Syntax: AUTH mechanism")
         make = MECHANISMS.get(mechanism.upper())
-        if make is None or not self._may_log_in(self._handler.features()):
+        if make is None or not self.offers_auth(self._handler.features()):
             return NO_MECHANISM
         # A lone = is an initial response without any octet.
         response = (b"" if initial[0] == b"=" else decode_response(initial[0])) if initial else None
@@ -166,12 +173,6 @@ class Security:
             if applies:
                 return reply
         return self._handler.security_refusal()
-
-    def _may_log_in(self, features: Features) -> bool:
-        auth = self._auth
-        if auth is None or (self.tls is None and not auth.allow_plaintext):
-            return False
-        return auth.verify is not None or features.login
 
     async def _go_on(self, exchange: Exchange, response: bytes | None) -> Reply:
         try:

@@ -108,3 +108,12 @@ async def test_a_narrow_terminal_breaks_no_word(
         for word in (name or milter.endpoint, milter.endpoint, "headers,", "quarantine;", "skip")
     )
     assert all(len(line) <= 80 for line in out.splitlines())
+
+
+async def test_files_of_listeners(command: Any, tmp_path: Path) -> None:
+    path = write(
+        tmp_path, '[[listen]]\ntls = { certificate = "none.pem" }', '[relay]\nnext_hop = ["discard:"]'
+    )
+    code, out, err = await command("check", "-c", path)
+    assert (code, out) == (2, "")
+    assert err == f"listen[1].tls: {tmp_path}/none.pem: No such file or directory\n"

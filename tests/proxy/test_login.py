@@ -190,3 +190,23 @@ async def test_connect_is_told_once(world: Any) -> None:
     client = await world.client()
     await starttls(client)
     assert len(world.milters[0].connections[0].of(Connect)) == 1
+
+
+async def test_only_who_has_logged_in_says_who_wrote(world: Any, users: Path) -> None:
+    auth = {"backend": "file", "path": str(users), "allow_plaintext": True}
+    hop = await world._stack.enter_async_context(ScriptedNextHop({}, keywords=OFFERED))
+    await world.start({}, listen=listen(auth=auth), relay={"next_hop": [hop.next_hop], "tls": "none"})
+    client = await world.client()
+    await client.reply()
+    await client.say("EHLO client.example")
+    for login in (None, ANN):
+        if login is not None:
+            await client.say(login)
+        await client.say("MAIL FROM:<a@example.org> AUTH=ann+2Bx", "RCPT TO:<b@example.net>")
+        assert (await client.send()).startswith("250 ")
+    assert [message.mail for message in hop.accepted] == [
+        b"MAIL FROM:<a@example.org> AUTH=<>",
+        b"MAIL FROM:<a@example.org> AUTH=ann+2Bx",
+    ]
+    macros = world.milters[0].connections[0].macros(Command.MAIL)
+    assert macros[b"{auth_author}"] == b"ann+2Bx"

@@ -17,6 +17,12 @@ def test_made_here() -> None:
     assert PasswordHash.make(b"secret") != made
 
 
+def test_nobody() -> None:
+    nobody = PasswordHash.of_nobody()
+    assert not nobody.fits(b"")
+    assert str(nobody).startswith("$scrypt$ln=14,r=8,p=5$")
+
+
 def test_the_vector_of_the_rfc() -> None:
     digest = bytes.fromhex(
         # RFC 7914 section 12

@@ -401,3 +401,17 @@ async def test_no_tls_after_a_login(smtp_site, secure):
         assert await logged_in(client)
         assert (await client.say(b"STARTTLS")).startswith(b"503 5.5.1 ")
         assert b"STARTTLS" not in await client.say(b"EHLO client.example")
+
+
+async def test_author(smtp_site, open_listener):
+    """MAIL AUTH= is known where AUTH is."""
+    async with smtp_site(listener=open_listener()) as site:
+        client = await site.connect()
+        await client.hello()
+        assert (await client.say(b"MAIL FROM:<a@b> AUTH=x+zz")).startswith(b"501 ")
+        assert (await client.say(b"MAIL FROM:<a@b> AUTH=ann+2Bx")).startswith(b"250 ")
+        assert site.handler.calls[-1][2] == {b"AUTH": b"ann+2Bx"}
+    async with smtp_site() as site:
+        client = await site.connect()
+        await client.hello()
+        assert (await client.say(b"MAIL FROM:<a@b> AUTH=<>")).startswith(b"555 ")
