@@ -11,7 +11,7 @@ in a configuration is ever silently without effect.
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -58,6 +58,7 @@ from milterchain.proxy.nexthop import parse_hop
 __all__ = [
     "AccessConfig",
     "AuthConfig",
+    "BreakerConfig",
     "Config",
     "DNSConfig",
     "LimitsConfig",
@@ -88,6 +89,7 @@ def _directory(value: object, info: ValidationInfo) -> Path:
 
 
 Address: TypeAlias = Annotated[Endpoint, BeforeValidator(_endpoint)]
+Domains: TypeAlias = tuple[Annotated[str, BeforeValidator(parse_domain)], ...]
 MacroStage: TypeAlias = Annotated[Stage, BeforeValidator(parse_macro_stage)]
 MacroName: TypeAlias = Annotated[bytes, BeforeValidator(parse_macro)]
 
@@ -101,7 +103,7 @@ class AccessConfig(Table):
     """
 
     trusted_networks: Networks = (parse_network("127.0.0.0/8"), parse_network("::1/128"))
-    relay_domains: tuple[Annotated[str, BeforeValidator(parse_domain)], ...] = ()
+    relay_domains: Domains = ()
 
 
 class MilterConfig(Table):
@@ -109,17 +111,12 @@ class MilterConfig(Table):
 
     Attributes:
         name: how logs and tables call it; the address by default.
+        mode: in `observe` it changes nothing.
         default_action: the verdict when it fails; for `quarantine` see `QuarantineConfig`.
         reuse: whether its connections serve one SMTP session after the other; few filters have met that.
+        clients: it is asked about messages only of clients in these networks, and so on: all conditions that
+            are given must hold. See `milterchain.chain.conditions`.
     """
-
-    later: ClassVar[Later] = {
-        "mode": ("observing", frozenset()),
-        "clients": ("a condition on clients", frozenset()),
-        "not_clients": ("a condition on clients", frozenset()),
-        "listeners": ("a condition on listeners", frozenset()),
-        "authenticated": ("a condition on authentication", frozenset()),
-    }
 
     address: Address
     name: Name = ""
@@ -138,6 +135,8 @@ class MilterConfig(Table):
     not_clients: Networks = ()
     listeners: tuple[StrictStr, ...] = ()
     authenticated: Literal["any", "only", "never"] = "any"
+    sender_domains: Domains = ()
+    recipient_domains: Domains = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -159,6 +158,20 @@ class QuarantineConfig(Table):
     action: Literal["hold", "next-hop", "header", "tempfail", "reject"] = "hold"
     directory: Annotated[Path, BeforeValidator(_directory)] = Field("quarantine", validate_default=True)
     next_hop: NextHop = parse_hop("smtp:127.0.0.1:10026")
+
+
+class BreakerConfig(Table):
+    """`[breaker]`: when a milter that keeps failing is left alone.
+
+    Attributes:
+        failures: in a row, after which it is.
+        rest: for how long.
+        directory: where the running processes tell `check` of it; absolute.
+    """
+
+    failures: Count = 5
+    rest: Duration = 10.0
+    directory: Annotated[Path, BeforeValidator(_directory)] = Field("breaker", validate_default=True)
 
 
 class LimitsConfig(Table):
@@ -211,6 +224,7 @@ class Config(Table):
     milter: tuple[MilterConfig, ...] = ()
     relay: RelayConfig = RelayConfig()
     quarantine: QuarantineConfig = Field({}, validate_default=True)
+    breaker: BreakerConfig = Field({}, validate_default=True)
     limits: LimitsConfig = LimitsConfig()
     dns: DNSConfig = DNSConfig()
     log: LogConfig = LogConfig()
@@ -238,6 +252,18 @@ class Config(Table):
                 ("auth",), "there is a listener where clients log in on the next hop; leave one of both out"
             )
         return relay
+
+    @model_validator(mode="after")
+    def _listeners_exist(self) -> Self:
+        known = list(dict.fromkeys(listener.name for listener in self.listen))
+        for index, milter in enumerate(self.milter):
+            for place, name in enumerate(milter.listeners):
+                if name not in known:
+                    raise MistakeAtError(
+                        ("milter", index, "listeners", place),
+                        f"{name!r} is not the name of a listener; there are {', '.join(known)}",
+                    )
+        return self
 
     @field_validator("milter")
     @classmethod

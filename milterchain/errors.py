@@ -16,6 +16,7 @@
      │    │    └── PacketTooLargeError
      │    ├── NegotiationError       the two sides have no common ground
      │    ├── MilterConnectError     no connection: names the address, errno, path
+     │    ├── MilterRestingError     it is left alone for a while, as it has failed too often
      │    ├── MilterTimeoutError     the peer did not answer (or take data) in time
      │    └── MilterClosedError      the peer closed or reset the connection
      └── SMTPError                   something between an SMTP client and an SMTP server
@@ -40,6 +41,7 @@ __all__ = [
     "MilterClosedError",
     "MilterConnectError",
     "MilterError",
+    "MilterRestingError",
     "MilterTimeoutError",
     "MilterchainError",
     "NegotiationError",
@@ -124,6 +126,10 @@ class NegotiationError(MilterError):
 
 class MilterConnectError(MilterError):
     """No connection could be made."""
+
+
+class MilterRestingError(MilterError):
+    """The milter was not asked: it has failed too often, and is left alone for a while."""
 
 
 class MilterTimeoutError(MilterError):

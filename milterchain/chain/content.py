@@ -25,6 +25,7 @@ class Heard(NamedTuple):
         verdict: its last word.
         edits: what it wants changed; empty unless the verdict lets the message pass.
         quarantine: why the message is to be held, None if it is not.
+        failed: whether the verdict only stands in for one.
         leading_space: whether header values came with the blank after the colon.
     """
 
@@ -32,6 +33,7 @@ class Heard(NamedTuple):
     edits: Sequence[Modification] = ()
     quarantine: bytes | None = None
     leading_space: bool = False
+    failed: bool = False
 
 
 def terminated(body: Body) -> tuple[int, Callable[[int], Iterable[bytes]]]:

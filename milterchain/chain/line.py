@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from milterchain.chain.briefing import Briefing, Event
 from milterchain.chain.values import rcpt_values
-from milterchain.chain.verdict import CONTINUE, Verdict
+from milterchain.chain.verdict import CONTINUE, Kind, Verdict, deferred
 from milterchain.mail.envelope import Path
 from milterchain.milter.messages import Abort, Connect, Helo, Mail, Quit, Rcpt
 
@@ -55,6 +55,15 @@ class Outcome:
 
     def __init__(self) -> None:
         self.verdict = CONTINUE
+
+    def note(self, event: object, verdict: Verdict, milter: str, *, failed: bool) -> None:
+        """Note a verdict on a part of the story.
+
+        What was accepted before and is refused now cannot be refused for good: the client has its 250. A
+        failure, and the end of the connection, mean the same as ever.
+        """
+        refused = verdict.kind in {Kind.REJECT, Kind.TEMPFAIL} and not verdict.closes and not failed
+        self.verdict = deferred(milter) if refused and isinstance(event, Mail | Rcpt) else verdict
 
 
 class Step:

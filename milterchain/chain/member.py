@@ -18,7 +18,6 @@ from milterchain.chain.briefing import Briefing, Event
 from milterchain.chain.content import Heard, Parcel
 from milterchain.chain.line import MAX_LENGTH, Line, Outcome, Step, Story
 from milterchain.chain.observer import Observer
-from milterchain.chain.opening import open_session
 from milterchain.chain.picture import Phase, Picture
 from milterchain.chain.plan import MilterPlan
 from milterchain.chain.verdict import (
@@ -70,6 +69,7 @@ class Member:
     Attributes:
         name: the milter's.
         negotiated: what it has agreed on when it was last opened.
+        observer: hears of what it says.
         plan: how to tell it.
         standing: the answer to every event when there is no connection: the default action after a failure,
             the refusal after one at CONNECT or HELO, else Continue.
@@ -83,7 +83,6 @@ class Member:
         "_in_content",
         "_line",
         "_macro_names",
-        "_observer",
         "_picture",
         "_resumed",
         "_session",
@@ -92,6 +91,7 @@ class Member:
         "must_reopen",
         "name",
         "negotiated",
+        "observer",
         "plan",
         "standing",
     )
@@ -103,7 +103,7 @@ class Member:
         self.standing = CONTINUE
         self.must_reopen = False
         self.lost = False
-        self._observer = observer
+        self.observer = observer
         self._session: MilterSession | None = None
         self._resumed = False
         self._at_end = False
@@ -129,6 +129,11 @@ class Member:
         """Whether the milter wants to hear of recipients that others refused (SMFIP_RCPT_REJ)."""
         return self._session is not None and self._session.negotiated.wants_rejected_recipients
 
+    @property
+    def in_message(self) -> bool:
+        """Whether it is told of the present message, and has not said its last word on it."""
+        return self._session is not None and self._picture.phase is Phase.ACTIVE
+
     async def drained(self) -> None:
         """Wait until no reply is due."""
         await self._line.drained()
@@ -142,17 +147,17 @@ class Member:
         if self._session is not None:
             return CONTINUE
         self.must_reopen = self.lost = False
-        started = time.monotonic() if self._observer is not None else 0.0
+        started = time.monotonic() if self.observer is not None else 0.0
         try:
-            session = await open_session(self.plan.settings.endpoint, self.plan.options)
+            session = await self.plan.open()
         except MilterError as error:
             return self._fail(error, Command.OPTNEG)
         if self._closed:
             session.close()
             return self.standing
         self._begin(session)
-        if self._observer is not None:
-            self._observer.on_event(self.name, Command.OPTNEG, CONTINUE, time.monotonic() - started)
+        if self.observer is not None:
+            self.observer.on_event(self.name, Command.OPTNEG, CONTINUE, time.monotonic() - started)
         return CONTINUE
 
     def resume(self) -> bool:
@@ -178,6 +183,8 @@ class Member:
             self.drop()  # no good-bye in the middle of a message
             return
         self.abort()
+        if self._session is not None and not self.busy:
+            self.plan.worked(in_content=False)
         self._line.submit(Step(Quit()))
 
     def drop(self) -> None:
@@ -190,8 +197,8 @@ class Member:
 
     def give_up(self, error: MilterError) -> None:
         """Treat the milter as failed: it has taken too long."""
-        waiting = self._line.waiting
-        event = waiting.event.code if waiting and isinstance(waiting.event, _EVENTS) else Command.OPTNEG
+        step = self._line.waiting
+        event = step.event.code if step and isinstance(step.event, _EVENTS) else Command.OPTNEG
         self._line.settle(self._fail(error, event))
 
     def _closing(self) -> None:
@@ -219,9 +226,10 @@ class Member:
             self._resumed = False
             self.lost = True
             return CONTINUE
+        self.plan.failed(error, event)
         self.standing = fault_verdict(self.plan.settings.default_action, fault, self.name)
-        if self._observer is not None:
-            self._observer.on_fault(self.name, event, error, self.standing)
+        if self.observer is not None:
+            self.observer.on_fault(self.name, event, error, self.standing)
         return self.standing
 
     def _refuse(self, reply: Reply, event: Command, fault: Fault) -> Verdict:
@@ -300,7 +308,7 @@ class Member:
             if session.negotiated.wants(event.code):
                 self._knows(step)
             return CONTINUE
-        if self._observer is not None:
+        if self.observer is not None:
             step.started = time.monotonic()
         self._line.waiting = step
         return None
@@ -334,7 +342,7 @@ class Member:
             self._resumed = False
             verdict = self._judge(session, step, event, reply)
         if step.outcome is not None:
-            self._retold(step, verdict)
+            step.outcome.note(step.event, verdict, self.name, failed=self._session is None)
         self._line.settle(verdict)
 
     def _judge(self, session: MilterSession, step: Step, event: Command, reply: Reply) -> Verdict:
@@ -361,8 +369,8 @@ class Member:
         return verdict
 
     def _observe(self, step: Step, event: Command, verdict: Verdict) -> None:
-        if self._observer is not None and not step.muted:
-            self._observer.on_event(self.name, event, verdict, time.monotonic() - step.started)
+        if self.observer is not None and not step.muted:
+            self.observer.on_event(self.name, event, verdict, time.monotonic() - step.started)
 
     # Telling again
 
@@ -383,18 +391,6 @@ class Member:
         self._line.cut_in([*steps, step])
         return None
 
-    def _retold(self, step: Step, verdict: Verdict) -> None:
-        """Note a verdict on a story.
-
-        What was accepted before and is refused now cannot be refused for good: the client has its 250. A
-        failure, and the end of the connection, mean the same as ever.
-        """
-        assert step.outcome is not None
-        refused = verdict.kind in {Kind.REJECT, Kind.TEMPFAIL} and not verdict.closes
-        if refused and isinstance(step.event, Mail | Rcpt) and self._session is not None:
-            verdict = deferred(self.name)
-        step.outcome.verdict = verdict
-
     # Content
 
     async def content(self, parcel: Parcel, deadline: float) -> Heard:
@@ -408,9 +404,11 @@ class Member:
             OSError: the message cannot be read.
         """
         session = self._session
-        if session is None or self._picture.phase is not Phase.ACTIVE:
-            return Heard(verdict=self.standing if session is None else CONTINUE)
-        started = time.monotonic() if self._observer is not None else 0.0
+        if session is None:
+            return Heard(verdict=self.standing)
+        if not self.in_message:
+            return Heard(verdict=CONTINUE)
+        started = time.monotonic() if self.observer is not None else 0.0
         self._skipping = None
         self._in_content = True
         try:
@@ -419,7 +417,8 @@ class Member:
             late = isinstance(error, MilterTimeoutError) and asyncio.get_running_loop().time() >= deadline
             verdict = self._fail(error, Command.END_OF_MESSAGE)
             # What it had to say about holding the message is no edit: it stands even if we go on without it.
-            return Heard(verdict=deferred(self.name) if late else verdict, quarantine=session.quarantine)
+            verdict = deferred(self.name) if late else verdict
+            return Heard(verdict=verdict, quarantine=session.quarantine, failed=True)
         except BaseException:
             self.drop()
             raise
@@ -428,10 +427,11 @@ class Member:
         judged = verdict_of(result.reply, result.stage, self.name)
         if isinstance(judged, Fault):
             verdict = self._refuse(result.reply, result.stage, judged)
-            return Heard(verdict=verdict, quarantine=result.quarantine)
-        if self._observer is not None:
-            self._observer.on_event(self.name, result.stage, judged, time.monotonic() - started)
+            return Heard(verdict=verdict, quarantine=result.quarantine, failed=True)
+        if self.observer is not None:
+            self.observer.on_event(self.name, result.stage, judged, time.monotonic() - started)
         self._at_end = result.stage is Command.END_OF_MESSAGE and isinstance(result.reply, Continue)
+        self.plan.worked(in_content=True)
         self._picture.open = False
         self._picture.done(judged)
         if scope_of(judged, result.stage) is Scope.CONNECTION:

@@ -5,6 +5,7 @@ an observer measures nothing.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from milterchain.chain.verdict import Verdict
@@ -14,7 +15,7 @@ from milterchain.mail.message import Message
 from milterchain.milter.flags import Command
 from milterchain.milter.messages import Modification
 
-__all__ = ["Observer", "Snapshot"]
+__all__ = ["Observation", "Observer", "Snapshot"]
 
 
 class Snapshot(NamedTuple):
@@ -22,6 +23,23 @@ class Snapshot(NamedTuple):
 
     message: Message
     envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What a milter would have done if it were not only observed.
+
+    Attributes:
+        event: what it answered; END_OF_MESSAGE for all of the content.
+        verdict: what it said.
+        edits: what it wanted changed.
+        quarantine: why it wanted the message held, None if it did not.
+    """
+
+    event: Command
+    verdict: Verdict
+    edits: Sequence[Modification] = ()
+    quarantine: bytes | None = None
 
 
 class Observer(Protocol):
@@ -53,3 +71,6 @@ class Observer(Protocol):
 
         Both messages may be read during this call only.
         """
+
+    def on_observed(self, milter: str, observation: Observation) -> None:
+        """A milter that is only observed said something that would have had an effect, or ended a message."""

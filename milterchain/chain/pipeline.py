@@ -16,6 +16,7 @@ from typing import NamedTuple
 from milterchain.chain.content import Heard, Parcel
 from milterchain.chain.fanout import drain
 from milterchain.chain.member import Member
+from milterchain.chain.observed import show_content
 from milterchain.chain.observer import Observer, Snapshot
 from milterchain.chain.plan import MilterPlan
 from milterchain.chain.values import content_values
@@ -175,6 +176,9 @@ async def run_content(
     loop = asyncio.get_running_loop()
     try:
         for member in members:
+            if member.plan.observed:
+                await show_content(member, run.parcel(values), deadline)
+                continue
             if loop.time() >= deadline:
                 return run.outcome(deferred(member.name))
             await drain((member,), deadline)

@@ -1,10 +1,15 @@
 """What all sessions share of one milter, worked out once."""
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
+from milterchain.chain.breaker import Breaker
 from milterchain.chain.idle import IdleSessions
-from milterchain.chain.settings import MilterSettings
+from milterchain.chain.opening import open_session
+from milterchain.chain.settings import DefaultAction, MilterSettings
+from milterchain.errors import MilterError
 from milterchain.milter.client import ClientOptions, MilterSession
 from milterchain.milter.flags import Command
 from milterchain.milter.macros import STAGES, MacroNames, MacroTable
@@ -15,6 +20,7 @@ __all__ = ["EVENT_TIMEOUT", "MilterPlan", "streams"]
 EVENT_TIMEOUT = 280.0
 """Seconds for one event, however often a milter says that it is still working: SMTP clients wait five minutes
 for the answer to MAIL and RCPT (RFC 5321 4.5.3.2)."""
+_CONTENT = {Command.HEADER, Command.END_OF_HEADERS, Command.BODY, Command.END_OF_MESSAGE}
 _PLANS = 256
 """How many ways to tell a milter are remembered: one for each in practice, but filters choose."""
 SLACK = 2**20
@@ -41,12 +47,22 @@ class MilterPlan:
         settings: the milter's.
         options: what is offered to it.
         idle: connections that wait for the next SMTP session; None unless they are reused.
+        observed: whether the milter is only watched.
+        conditions: what it is asked about.
+        breaker: leaves it alone if it keeps failing; None if it never is.
+        counts: what an observed milter would have done, in numbers.
     """
 
-    __slots__ = ("_table", "idle", "options", "settings")
+    __slots__ = ("_table", "breaker", "conditions", "counts", "idle", "observed", "options", "settings")
 
-    def __init__(self, settings: MilterSettings) -> None:
+    def __init__(self, settings: MilterSettings, breaker: Breaker | None = None) -> None:
+        if settings.observed:
+            settings = replace(settings, default_action=DefaultAction.ACCEPT, reuse=False)
         self.settings = settings
+        self.observed = settings.observed
+        self.conditions = settings.conditions
+        self.breaker = breaker
+        self.counts: Counter[str] = Counter()
         self.options = ClientOptions(
             version=settings.version,
             connect_timeout=min(settings.connect_timeout, EVENT_TIMEOUT),
@@ -58,13 +74,35 @@ class MilterPlan:
         self.idle = IdleSessions() if settings.reuse else None
         self._table = MacroTable(settings.macros)
 
+    async def open(self) -> MilterSession:
+        """Connect and negotiate.
+
+        Raises:
+            MilterError: as `MilterSession.open`, or the milter is left alone.
+        """
+        if self.breaker is not None:
+            self.breaker.enter()
+        return await open_session(self.settings.endpoint, self.options)
+
+    def failed(self, error: MilterError, event: Command) -> None:
+        """The milter failed in a session."""
+        if self.breaker is not None:
+            self.breaker.failed(error, in_content=event in _CONTENT)
+
+    def worked(self, *, in_content: bool) -> None:
+        """The milter served a session, or a message, to the end."""
+        if self.breaker is not None:
+            self.breaker.worked(in_content=in_content)
+
     def keep(self, session: MilterSession) -> bool:
         """End a session, but keep its connection; as `IdleSessions.keep`."""
         return self.idle is not None and self.idle.keep(session)
 
     def kept(self) -> MilterSession | None:
         """A connection that was kept, if there is one."""
-        return None if self.idle is None else self.idle.take()
+        if self.idle is None or (self.breaker is not None and self.breaker.resting):
+            return None
+        return self.idle.take()
 
     def macro_names(self, negotiated: Negotiated) -> Mapping[int, MacroNames]:
         """The macros that go with each command, if they are defined."""

@@ -13,19 +13,23 @@ What a front end must know:
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from milterchain.chain.attendance import Attendance
+from milterchain.chain.breaker import Breaker, BreakerChange, BreakerOptions
 from milterchain.chain.briefing import Briefing, Event
 from milterchain.chain.client import AuthInfo, ClientInfo, TLSInfo, client_values, connect_event
 from milterchain.chain.fanout import decide, drain
+from milterchain.chain.greeting import greet, introduce
 from milterchain.chain.line import Step, Story
 from milterchain.chain.member import Member
+from milterchain.chain.observed import OBSERVED_LAG, watch
 from milterchain.chain.observer import Observer
 from milterchain.chain.pipeline import ContentOutcome, run_content
 from milterchain.chain.plan import EVENT_TIMEOUT, MilterPlan
 from milterchain.chain.settings import MilterSettings
 from milterchain.chain.values import MESSAGE_VALUES, mail_values, protocol_name, rcpt_values, refused_values
-from milterchain.chain.verdict import CONTINUE, Kind, Verdict, combine
+from milterchain.chain.verdict import CONTINUE, Kind, Verdict
 from milterchain.errors import LocalProtocolError
 from milterchain.mail.body import SpoolSettings
 from milterchain.mail.envelope import Envelope, Path
@@ -52,6 +56,8 @@ class Chain:
         message_timeout: seconds for the content of a message in all milters together.
         observer: hears of all sessions.
         spool: where large new bodies go.
+        breaker: when a milter that keeps failing is left alone; None is never.
+        on_breaker: is told when one is, and when it is back.
 
     Raises:
         ValueError: two milters have the same name.
@@ -65,6 +71,8 @@ class Chain:
         message_timeout: float = MESSAGE_TIMEOUT,
         observer: Observer | None = None,
         spool: SpoolSettings | None = None,
+        breaker: BreakerOptions | None = None,
+        on_breaker: Callable[[BreakerChange], None] = lambda _: None,
     ) -> None:
         names = [milter.name for milter in milters]
         if len(set(names)) < len(names):
@@ -73,7 +81,15 @@ class Chain:
         self.message_timeout = message_timeout
         self.observer = observer
         self.spool = spool
-        self._plans = tuple(MilterPlan(settings) for settings in milters)
+        self._plans = tuple(
+            MilterPlan(settings, Breaker(settings.name, breaker, on_breaker) if breaker else None)
+            for settings in milters
+        )
+
+    @property
+    def observed(self) -> Mapping[str, Mapping[str, int]]:
+        """What milters that are only observed would have done so far, in numbers, by name."""
+        return {plan.settings.name: plan.counts for plan in self._plans if plan.observed}
 
     async def close(self) -> None:
         """Close the connections that are kept for later sessions. May be called again."""
@@ -89,7 +105,8 @@ class Chain:
             observer: hears of this session, in place of the chain's.
         """
         observer = observer if observer is not None else self.observer
-        return ChainSession(self, client, [Member(plan, observer) for plan in self._plans], observer)
+        members = [Member(plan, observer) for plan in self._plans if plan.conditions.client(client)]
+        return ChainSession(self, client, members, observer)
 
 
 class ChainSession:
@@ -111,6 +128,7 @@ class ChainSession:
         self._client = client
         self._observer = observer
         self._members = members
+        self._roll = Attendance(members)
         self._connect = connect_event(client)
         self._helo: Helo | None = None
         self._mail: Mail | None = None
@@ -122,14 +140,14 @@ class ChainSession:
 
     @property
     def negotiated(self) -> dict[str, Negotiated | None]:
-        """What each milter has agreed on, by name in configured order; None if it was never open."""
+        """What each milter that hears of this client has agreed on, by name; None if it was never open."""
         return {member.name: member.negotiated for member in self._members}
 
     # The session
 
     async def connect(self) -> Verdict:
         """Connect to all milters and introduce the client."""
-        return self._stands(await self._open(self._members))
+        return self._stands(await greet(self._roll.early, self._greetings(), _latest()))
 
     async def helo(self, name: bytes, esmtp: bool) -> Verdict:  # noqa: FBT001 - reads like the command
         """HELO or EHLO, each time. It ends an open transaction."""
@@ -139,7 +157,9 @@ class ChainSession:
         self._helo = Helo(name)
         self.macros[b"s"] = name
         self.macros[b"r"] = protocol_name(esmtp=esmtp, tls=self._tls, auth=self._auth)
-        return self._stands(await self._fan_out(self._helo))
+        for member in self._roll.late:
+            self._tell(member, Briefing(self._helo, self.macros))
+        return self._stands(await self._fan_out(self._helo, self._roll.early))
 
     def identify(self, client: ClientInfo) -> None:
         """More is known of the client now: its names. Before `connect`."""
@@ -164,7 +184,7 @@ class ChainSession:
         """A line that is no command."""
         if self.standing.decides or self.discarded is not None:
             return self.standing
-        return await self._fan_out(Unknown(line.replace(b"\0", b"")))
+        return await self._fan_out(Unknown(line.replace(b"\0", b"")), self._roll.early)
 
     async def close(self) -> None:
         """End the session. May be called again."""
@@ -193,22 +213,26 @@ class ChainSession:
         self.abort()
         if self.standing.decides:
             return self.standing
-        lost = [member for member in self._members if member.must_reopen]
-        if lost:
-            await self._open(lost)
+        told = self._roll.begin(path, authenticated=self._auth)
+        await self._introduce(told)
         self.macros |= mail_values(path, queue_id)
         self.macros[b"nrcpts"] = b"0"
         self._mail = Mail(path.address, path.args)
-        return self._decided(await self._fan_out(self._mail))
+        return self._decided(await self._fan_out(self._mail, told))
 
     async def rcpt(self, path: Path) -> Verdict:
         """RCPT. A refusal is about this recipient only."""
-        self._in_transaction("RCPT")
+        mail = self._in_transaction("RCPT")
         if self.discarded is not None:
             return CONTINUE
         number = self._number()
+        if joining := self._roll.joining(path):
+            await self._introduce(joining)
+            briefing = Briefing(mail, self.macros)
+            for member in joining:
+                self._roll.joined(member, self._tell(member, briefing))
         self.macros |= rcpt_values(path)
-        verdict = await self._fan_out(Rcpt(path.address, path.args), recipient=number)
+        verdict = await self._tell_recipient(path, number)
         if verdict.kind is Kind.DISCARD:
             return self._decided(verdict)
         if not verdict.decides:
@@ -218,7 +242,7 @@ class ChainSession:
 
     async def rcpt_refused(self, path: Path, reply: Reply) -> None:
         """A recipient that somebody else has refused: milters that want to know are told."""
-        members = [member for member in self._members if member.hears_refused]
+        members = [member for member, _ in self._roll.hearing(path) if member.hears_refused]
         if not members or self._mail is None or self.discarded is not None:
             return
         await self._catch_up(members)
@@ -229,13 +253,14 @@ class ChainSession:
 
     async def data(self) -> Verdict:
         """DATA, with at least one recipient. If the verdict refuses it, the transaction is over."""
-        story = self._story()
+        self._in_transaction("DATA")
         if self.discarded is not None:
             return CONTINUE
         briefing = Briefing(Data(), self.macros)
         answers: list[tuple[Member, Step]] = []
-        for member in self._members:
-            answers += ((member, member.retell(story)), (member, member.event(briefing)))
+        for member in self._taking_part():
+            told = member.retell(self._story(member)), self._tell(member, briefing)
+            answers += [(member, step) for step in told if not member.plan.observed]
         return self._decided(await decide(answers))
 
     async def content(
@@ -260,7 +285,7 @@ class ChainSession:
             if verdict.decides:
                 return ContentOutcome(verdict=verdict, message=message, envelope=envelope)
             return await run_content(
-                self._members,
+                self._taking_part(),
                 message,
                 envelope,
                 self.macros,
@@ -286,57 +311,25 @@ class ChainSession:
 
     # Inside
 
-    async def _open(self, members: Sequence[Member]) -> Verdict:
-        """Connect, and introduce the client to each milter as soon as it is there."""
-        deadline = asyncio.get_running_loop().time() + EVENT_TIMEOUT
+    def _greetings(self) -> list[Briefing]:
+        """What a milter is told of the client when its connection is there."""
         greetings = [Briefing(self._connect, self.macros)]
         if self._helo is not None:
             greetings.append(Briefing(self._helo, self.macros))
-        resumed = [member.resume() for member in members]
-        if not all(resumed):
-            return await self._side_by_side(members, greetings, deadline)
-        verdict = CONTINUE
-        for greeting in greetings:
-            verdict = await decide([(member, member.event(greeting)) for member in members], deadline)
-            if verdict.decides:
-                break
-        lost = [member for member in members if member.lost]
-        if not lost:
-            return verdict
-        order = [member.name for member in members]
-        verdicts = [verdict, await self._side_by_side(lost, greetings, deadline)]
-        return combine(
-            sorted(
-                (each for each in verdicts if each.decides), key=lambda each: order.index(each.milter or "")
-            )
-        )
+        return greetings
 
-    async def _side_by_side(
-        self, members: Sequence[Member], greetings: Sequence[Briefing], deadline: float
-    ) -> Verdict:
-        """Let each member open, if it has no connection, and hear of the client, none waiting for another."""
-        if len(members) == 1:
-            return combine([await self._one(members[0], greetings, deadline)])
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._one(member, greetings, deadline)) for member in members]
-            for task in tasks:
-                verdict = await task
-                if verdict.decides:
-                    for other in tasks:
-                        other.cancel()
-                    return verdict
-        return CONTINUE
+    async def _introduce(self, members: Sequence[Member]) -> None:
+        """Open those that are not, for a message that they are meant for."""
+        lost = [member for member in members if member.must_reopen]
+        if lost:
+            await introduce(lost, self._greetings(), _latest())
 
-    @staticmethod
-    async def _one(member: Member, greetings: Sequence[Briefing], deadline: float) -> Verdict:
-        while True:
-            verdict = await member.open()
-            for greeting in greetings:
-                if verdict.kind is not Kind.CONTINUE or member.lost:
-                    break
-                verdict = await decide([(member, member.event(greeting))], deadline)
-            if not member.lost:
-                return verdict
+    def _tell(self, member: Member, briefing: Briefing, recipient: int | None = None) -> Step:
+        """Tell a member; what one says that is only observed is counted."""
+        step = member.event(briefing, recipient=recipient)
+        if member.plan.observed:
+            watch(member, step)
+        return step
 
     def _stands(self, verdict: Verdict) -> Verdict:
         if verdict.decides:
@@ -355,18 +348,30 @@ class ChainSession:
             self.abort()
         return verdict
 
-    async def _fan_out(self, event: Event, *, recipient: int | None = None) -> Verdict:
-        await self._catch_up(self._members)
+    async def _fan_out(self, event: Event, members: Sequence[Member]) -> Verdict:
+        await self._catch_up(members)
         briefing = Briefing(event, self.macros)
-        return await decide(
-            [(member, member.event(briefing, recipient=recipient)) for member in self._members]
-        )
+        answers = [(member, self._tell(member, briefing)) for member in members]
+        return await decide([answer for answer in answers if not answer[0].plan.observed])
+
+    async def _tell_recipient(self, path: Path, number: int) -> Verdict:
+        hearing = self._roll.hearing(path)
+        await self._catch_up([member for member, _ in hearing])
+        briefing = Briefing(Rcpt(path.address, path.args), self.macros)
+        answers: list[tuple[Member, Step]] = []
+        for member, mail in hearing:
+            step = self._tell(member, briefing, number)
+            if not member.plan.observed:
+                answers += [(member, step)] if mail is None else [(member, mail), (member, step)]
+        return await decide(answers)
 
     @staticmethod
     async def _catch_up(members: Sequence[Member]) -> None:
         behind = [member for member in members if member.behind]
         if behind:
-            await drain(behind, asyncio.get_running_loop().time() + EVENT_TIMEOUT)
+            now = asyncio.get_running_loop().time()
+            await drain([member for member in behind if member.plan.observed], now + OBSERVED_LAG)
+            await drain([member for member in behind if not member.plan.observed], now + EVENT_TIMEOUT)
 
     def _number(self) -> int:
         self._numbers += 1
@@ -377,13 +382,23 @@ class ChainSession:
             raise LocalProtocolError(f"{event} without MAIL")
         return self._mail
 
-    def _story(self) -> Story:
+    def _taking_part(self) -> list[Member]:
+        return self._roll.taking_part([path for _, path in self._recipients])
+
+    def _story(self, member: Member) -> Story:
+        """The envelope, as far as it concerns a member."""
         mail = self._in_transaction("DATA")
-        return Story(mail, tuple(self._recipients), dict(self.macros))
+        meant = member.plan.conditions.recipient
+        recipients = tuple(each for each in self._recipients if meant(each[1]))
+        return Story(mail, recipients, dict(self.macros))
 
     async def _settle(self, deadline: float) -> Verdict:
         """Bring in line those that know an envelope that is not true any more."""
         if self.discarded is not None:
             return Verdict(kind=Kind.DISCARD, milter=self.discarded)
-        story = self._story()
-        return await decide([(member, member.retell(story)) for member in self._members], deadline)
+        answers = [(member, member.retell(self._story(member))) for member in self._taking_part()]
+        return await decide([answer for answer in answers if not answer[0].plan.observed], deadline)
+
+
+def _latest() -> float:
+    return asyncio.get_running_loop().time() + EVENT_TIMEOUT

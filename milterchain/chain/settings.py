@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from milterchain.chain.conditions import Conditions
 from milterchain.milter.endpoint import Endpoint
 from milterchain.milter.flags import Stage
 from milterchain.milter.negotiation import MAX_VERSION, MIN_VERSION
@@ -59,6 +60,8 @@ class MilterSettings:
         reuse: whether a connection serves one SMTP session after the other (SMFIC_QUIT_NC).
         message_size: octets of the largest message that comes in. What a milter may send back, such as a new
             body in one packet, is bounded by it.
+        observed: whether it is only watched: it hears all, and nothing that it says or does has an effect.
+        conditions: what it is asked about.
         macros: names that are sent on top of the usual ones, by stage. What the milter itself asks for at a
             stage replaces both.
     """
@@ -75,6 +78,8 @@ class MilterSettings:
     pipeline: Pipeline = "auto"
     reuse: bool = False
     message_size: int = MESSAGE_SIZE
+    observed: bool = False
+    conditions: Conditions = field(default_factory=Conditions)
     macros: Mapping[Stage, tuple[bytes, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from milterchain.config import Config, MilterConfig
 from milterchain.errors import MilterError
 from milterchain.milter.client import MilterSession
 from milterchain.proxy.app import milter_settings
+from milterchain.proxy.breaker_notice import Resting, read_notices
 from milterchain.proxy.listeners import build_listeners
 from milterchain.proxy.next_hops import build_next_hops
 from milterchain.proxy.routes import HopStatus
@@ -43,7 +44,14 @@ class Row:
     seconds: float
 
 
-async def _check_milter(milter: MilterConfig) -> Row:
+def _left_alone(resting: Resting | None) -> str:
+    if resting is None:
+        return ""
+    until = time.strftime("%H:%M:%SZ", time.gmtime(resting.until))
+    return f"; left alone until {until} after {resting.failures} failures: {resting.error}"
+
+
+async def _check_milter(milter: MilterConfig, resting: Resting | None) -> Row:
     start = time.perf_counter()
     try:
         session = await MilterSession.open(milter.address, MilterPlan(milter_settings(milter)).options)
@@ -60,7 +68,7 @@ async def _check_milter(milter: MilterConfig) -> Row:
         address=str(milter.address),
         ok=ok,
         version=version,
-        details=details,
+        details=details + _left_alone(resting),
         seconds=time.perf_counter() - start,
     )
 
@@ -93,9 +101,12 @@ def _next_hop(status: HopStatus) -> Row:
 async def check_all(config: Config) -> tuple[Row, ...]:
     """Ask all milters and next hops."""
     hops = build_next_hops(config)
+    resting = read_notices(config.breaker.directory)
     try:
         async with asyncio.TaskGroup() as group:
-            milters = [group.create_task(_check_milter(milter)) for milter in config.milter]
+            milters = [
+                group.create_task(_check_milter(milter, resting.get(milter.name))) for milter in config.milter
+            ]
             probe = group.create_task(hops.probe())
     finally:
         await hops.close()

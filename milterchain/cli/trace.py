@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import Self
 
 from milterchain.chain.client import ClientInfo
-from milterchain.chain.observer import Snapshot
+from milterchain.chain.observer import Observation, Snapshot
 from milterchain.chain.session import ChainSession
 from milterchain.chain.verdict import CONTINUE, Kind, Verdict, banner_reply
 from milterchain.cli.message_source import envelope_of, read_client, read_message
@@ -21,7 +21,7 @@ from milterchain.cli.trace_silence import Talk
 from milterchain.cli.trace_view import Change, Event, Heard, Request, Result, show, show_json
 from milterchain.config import Config
 from milterchain.errors import MilterError
-from milterchain.mail.diff import MessageDiff, diff_envelopes, diff_messages
+from milterchain.mail.diff import EnvelopeDiff, MessageDiff, diff_envelopes, diff_messages
 from milterchain.mail.envelope import Envelope, Path
 from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
@@ -138,6 +138,17 @@ class Recorder:
                 warnings=tuple(warnings),
             )
         )
+
+    def on_observed(self, milter: str, observation: Observation) -> None:
+        """Keep what would have changed."""
+        verdict = observation.verdict.kind.name.lower()
+        done = [f"only observed: {verdict}", *(f"only observed: {edit}" for edit in observation.edits)]
+        if observation.quarantine is not None:
+            done.append(f"only observed: quarantine: {text(observation.quarantine)}")
+        if observation.edits or observation.quarantine is not None or verdict != "continue":
+            self.changes.append(
+                Change(milter=milter, envelope=EnvelopeDiff(), message=MessageDiff(), warnings=tuple(done))
+            )
 
     def _add(
         self,

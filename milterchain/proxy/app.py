@@ -8,10 +8,12 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Final, Self
 
+from milterchain.chain.breaker import BreakerOptions
+from milterchain.chain.conditions import Conditions, domains
 from milterchain.chain.observer import Observer
 from milterchain.chain.session import Chain
 from milterchain.chain.settings import MESSAGE_SIZE, DefaultAction, MilterSettings
@@ -19,6 +21,7 @@ from milterchain.config import Config, DNSConfig, MilterConfig
 from milterchain.errors import ConfigurationError
 from milterchain.proxy import descriptors
 from milterchain.proxy.access import AccessRule
+from milterchain.proxy.breaker_notice import BreakerNotice
 from milterchain.proxy.holding import Holding
 from milterchain.proxy.listeners import build_listeners
 from milterchain.proxy.logs import configure, get_logger
@@ -72,17 +75,37 @@ def milter_settings(milter: MilterConfig, message_size: int = MESSAGE_SIZE) -> M
         pipeline=milter.pipeline,
         reuse=milter.reuse,
         message_size=message_size,
+        observed=milter.mode == "observe",
+        conditions=Conditions(
+            clients=milter.clients,
+            not_clients=milter.not_clients,
+            listeners=frozenset(name.encode("utf-8") for name in milter.listeners),
+            authenticated=milter.authenticated,
+            senders=domains(milter.sender_domains),
+            recipients=domains(milter.recipient_domains),
+        ),
         macros=milter.macros,
     )
 
 
-def build_chain(config: Config, observer: Observer | None = None) -> Chain:
-    """The milters of a configuration."""
+def build_chain(
+    config: Config, observer: Observer | None = None, notice: BreakerNotice | None = None
+) -> Chain:
+    """The milters of a configuration.
+
+    Args:
+        config: the configuration.
+        observer: hears of all sessions.
+        notice: tells of milters that are left alone; without it none ever is.
+    """
+    breaker = BreakerOptions(failures=config.breaker.failures, rest=config.breaker.rest)
     return Chain(
         [milter_settings(milter, config.limits.message_size) for milter in config.milter],
         hostname=config.hostname.encode("ascii"),
         message_timeout=config.limits.message_timeout,
         observer=observer,
+        breaker=breaker if notice else None,
+        on_breaker=notice or (lambda _: None),
     )
 
 
@@ -92,7 +115,12 @@ def build_holding(config: Config) -> Holding:
     next_hops = None
     if quarantine.action == "next-hop":
         relay = config.relay.model_copy(
-            update={"next_hop": (quarantine.next_hop,), "on_refused_added_recipient": "tempfail"}
+            # The login is the smarthost's business, and nobody else's.
+            update={
+                "next_hop": (quarantine.next_hop,),
+                "on_refused_added_recipient": "tempfail",
+                "auth": None,
+            }
         )
         next_hops = build_next_hops(config.model_copy(update={"relay": relay}))
     return Holding(quarantine.action, store=Quarantine(quarantine.directory), next_hops=next_hops)
@@ -143,7 +171,7 @@ class App:
         self._next_hops = build_next_hops(config)
         self._holding = build_holding(config)
         self._services = Services(
-            chain=build_chain(config),
+            chain=build_chain(config, notice=BreakerNotice(config.breaker.directory)),
             next_hops=self._next_hops,
             access=AccessRule(config.access.trusted_networks, config.access.relay_domains),
             hostname=config.hostname.encode("ascii"),
@@ -172,6 +200,11 @@ class App:
             self.addresses = await self._server.start(self._listeners)
         except OSError as error:
             raise ConfigurationError([f"cannot listen on {error.strerror}"]) from error
+
+    @property
+    def observed(self) -> Mapping[str, Mapping[str, int]]:
+        """What milters that are only observed would have done, in numbers."""
+        return self._services.chain.observed
 
     async def drain(self, within: float = DRAIN) -> None:
         """Take no more connections, let open messages come to their end, and stop."""
@@ -223,6 +256,8 @@ async def serve(config: Config, ready: Callable[[App], None] | None = None) -> N
             await asyncio.wait([drain, again], return_when=asyncio.FIRST_COMPLETED)
             drain.cancel()
             again.cancel()
+        for name, counts in app.observed.items():
+            log.info("observed in all", milter=name, **counts)
     finally:
         await app.stop()
         for number in (signal.SIGTERM, signal.SIGINT):

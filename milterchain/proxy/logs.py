@@ -22,9 +22,9 @@ from typing import Final, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
-from milterchain.chain.observer import Snapshot
+from milterchain.chain.observer import Observation, Snapshot
 from milterchain.chain.verdict import Verdict
-from milterchain.errors import MilterError
+from milterchain.errors import MilterError, MilterRestingError
 from milterchain.milter.flags import Command
 from milterchain.milter.messages import Modification
 
@@ -32,6 +32,8 @@ __all__ = ["MAX_TEXT", "ChainLog", "Logger", "configure", "get_logger", "text"]
 
 Logger = FilteringBoundLogger
 
+_LOGGED_EDITS: Final = 20
+"""Edits of an observed milter that are named; their number is always there."""
 MAX_TEXT: Final = 1000
 """Characters of one value: a reply may have 128 lines of 4096 octets, written by anybody."""
 
@@ -137,7 +139,9 @@ class ChainLog:
 
     def on_fault(self, milter: str, event: Command, error: MilterError, verdict: Verdict) -> None:
         """A failure; its cause is here and nowhere else, as clients hear a general text."""
-        self.log.warning(
+        # That a milter is left alone is told once, not for each session.
+        tell = self.log.debug if isinstance(error, MilterRestingError) else self.log.warning
+        tell(
             "milter failed",
             milter=milter,
             stage=event.name.lower(),
@@ -157,3 +161,18 @@ class ChainLog:
         self.log.debug("message changed", milter=milter, edits=len(edits))
         for warning in warnings:
             self.log.warning("modification dropped", milter=milter, reason=warning)
+
+    def on_observed(self, milter: str, observation: Observation) -> None:
+        """What a milter would have done."""
+        verdict = observation.verdict
+        details = {} if observation.quarantine is None else {"quarantine": text(observation.quarantine)}
+        self.log.info(
+            "observed",
+            milter=milter,
+            stage=observation.event.name.lower(),
+            verdict=verdict.kind.name.lower(),
+            reply=str(verdict.reply) if verdict.reply else None,
+            edits=[str(edit) for edit in observation.edits[:_LOGGED_EDITS]],
+            edit_count=len(observation.edits),
+            **details,
+        )
