@@ -38,6 +38,8 @@ MAX_DROPPED: Final = 2**20
 """Octets of input that are dropped before TLS."""
 QUIET: Final = 0.1
 """Seconds without any more of them after which the rest is taken to be there."""
+MAX_NOISE: Final = 5.0
+"""Seconds for all of them."""
 LINGER: Final = 10.0
 """Seconds that a client has to take the last reply and to close."""
 
@@ -132,10 +134,11 @@ class Channel(SMTP):
     async def _drop_input(self) -> bool:
         """Throw away what has come, until no more comes; False if there is too much of it."""
         dropped = 0
+        deadline = self.loop.time() + MAX_NOISE
         while self._input:
             dropped += len(self._input)
             self._input.clear()
-            if dropped > MAX_DROPPED or self._ended:
+            if dropped > MAX_DROPPED or self.loop.time() > deadline or self._ended:
                 return False
             with suppress(TimeoutError):
                 async with asyncio.timeout(QUIET):

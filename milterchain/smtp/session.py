@@ -92,7 +92,12 @@ class SMTPSession(Channel):
 
     def drain(self) -> None:
         """End the session if it is between transactions; else it ends itself after this one."""
-        if self._at_command and not (self._dialogue and self._dialogue.in_transaction):
+        dialogue = self._dialogue
+        if dialogue is None or dialogue.security.awaits_tls:
+            idle = True  # in a handshake
+        else:
+            idle = self._at_command and not dialogue.in_transaction
+        if idle:
             self.end(answers.SHUTTING_DOWN)
 
     async def _handle_client(self) -> None:

@@ -10,6 +10,7 @@ handshake: OpenSSL as Python shows it either verifies or does not look at all.
 """
 
 import logging
+import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +35,9 @@ _CLIENT_CERTIFICATES: Final[Mapping[str, ssl.VerifyMode]] = {
 }
 # Client-initiated renegotiation costs the server far more than the client.
 _OPTIONS: Final = ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,255}", re.ASCII)
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _logger = logging.getLogger(__name__)
 
@@ -189,7 +193,7 @@ class ServerTLS:
         return context
 
     def _note_name(self, made: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
-        if name:
+        if name and _NAME.fullmatch(name):
             self._names[made] = name
 
 
@@ -207,10 +211,13 @@ def _reason(error: OSError) -> str:
 
 
 def _common_name(name: Any) -> str:
-    """The last common name of a distinguished name, as `getpeercert` returns it: the most specific one."""
+    """The last common name of a distinguished name, as `getpeercert` returns it: the most specific one.
+
+    Whoever signs certificates does not always look at what is in them: a NUL or a line end must not pass.
+    """
     found = ""
     for relative in name:
         for kind, value in relative:
             if kind == "commonName":
                 found = value
-    return found
+    return _CONTROL.sub("?", found)

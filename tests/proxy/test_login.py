@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import smtplib
 import ssl
 from pathlib import Path
 from typing import Any
@@ -210,3 +211,25 @@ async def test_only_who_has_logged_in_says_who_wrote(world: Any, users: Path) ->
     ]
     macros = world.milters[0].connections[0].macros(Command.MAIL)
     assert macros[b"{auth_author}"] == b"ann+2Bx"
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+async def test_pythons_own_client(world: Any, users: Path, implicit: bool) -> None:  # noqa: FBT001
+    tls = {**TLS, "mode": "implicit"} if implicit else TLS
+    auth = {"backend": "file", "path": str(users), "required": True}
+    await world.start({}, listen=listen(tls=tls, auth=auth), access=CLOSED)
+    port = world.app.addresses[0].port
+
+    def send() -> dict[str, Any]:
+        client: smtplib.SMTP
+        if implicit:
+            client = smtplib.SMTP_SSL("localhost", port, context=context(), timeout=10)
+        else:
+            client = smtplib.SMTP("localhost", port, timeout=10)
+            client.starttls(context=context())
+        with client:
+            client.login("ann", "secret")
+            return client.sendmail("a@example.org", ["b@example.net"], "Subject: hi\n\nHello\n")
+
+    assert await asyncio.to_thread(send) == {}
+    assert b" with ESMTPSA id " in world.hop.accepted[0].data

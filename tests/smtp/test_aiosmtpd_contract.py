@@ -6,6 +6,7 @@ If one of these fails after an update, `milterchain.smtp.channel` must be looked
 import asyncio
 import inspect
 import logging
+from asyncio import sslproto
 from importlib.metadata import version
 
 import pytest
@@ -150,3 +151,18 @@ def test_timer_handles_tell_when(loop):
 def test_aiosmtpd_is_quiet():
     assert smtp.log is logging.getLogger("mail.log")
     assert not smtp.log.isEnabledFor(logging.INFO)
+
+
+def test_what_tls_takes_over(channel):
+    """`Channel._start_tls` tells the reader of its new transport, which begins unpaused."""
+    reader = channel._stream_reader
+    assert reader._transport is None
+    assert reader._paused is False
+    assert channel._over_ssl is False
+    assert channel._transport is None
+
+
+@pytest.mark.parametrize("kind", [sslproto.SSLProtocol, uvloop.loop.SSLProtocol])
+def test_tls_takes_octets_from_elsewhere(kind):
+    assert callable(kind.get_buffer)
+    assert callable(kind.buffer_updated)

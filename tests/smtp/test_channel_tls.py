@@ -4,6 +4,8 @@ import asyncio
 import base64
 import shutil
 import ssl
+from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 
@@ -415,3 +417,61 @@ async def test_author(smtp_site, open_listener):
         client = await site.connect()
         await client.hello()
         assert (await client.say(b"MAIL FROM:<a@b> AUTH=<>")).startswith(b"555 ")
+
+
+async def test_endless_noise(smtp_site, secure, monkeypatch):
+    """Too slow to be too much."""
+    monkeypatch.setattr(channel, "MAX_NOISE", 0.2)
+    monkeypatch.setattr(channel, "QUIET", 5)
+    async with smtp_site(listener=secure()) as site:
+        client = await site.connect()
+        await client.hello()
+        client.send(b"STARTTLS\r\nx")
+
+        async def drip():
+            while True:
+                client.send(b"x")
+                await asyncio.sleep(0.01)
+
+        async with asyncio.TaskGroup() as group:
+            noise = group.create_task(drip())
+            assert await client.reply() == b"554 5.5.0 Error: SMTP protocol synchronization\r\n"
+            noise.cancel()
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+async def test_drain_does_not_wait_for_handshakes(smtp_site, secure, implicit):
+    async with smtp_site(listener=secure(implicit=implicit)) as site:
+        client = await site.connect()
+        await site.until(lambda: site.server.connections)
+        if not implicit:
+            await client.hello()
+            await client.say(b"STARTTLS")
+        async with asyncio.timeout(3):
+            await site.server.drain(60)
+
+
+async def test_handshake_behind_a_proxy_header(smtp_site, secure, client_context):
+    """The load balancer's header and the begin of the handshake come in one segment."""
+    listener = replace(secure(implicit=True), proxy_protocol_from=(ip_network("127.0.0.0/8"),))
+    async with smtp_site(listener=listener) as site:
+        client = await site.connect()
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = client_context().wrap_bio(incoming, outgoing, server_hostname="mx.example")
+        client.send(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 465\r\n")
+
+        async def turn(step):
+            async with asyncio.timeout(10):
+                while True:
+                    try:
+                        done = step()
+                    except ssl.SSLWantReadError:
+                        client.send(outgoing.read())
+                        incoming.write(await client.reader.read(2**16))
+                    else:
+                        client.send(outgoing.read())
+                        return done
+
+        await turn(tls.do_handshake)
+        assert await turn(lambda: tls.read(100)) == b"220 mx.example ESMTP\r\n"
+        assert site.handler.info.address == "192.0.2.7"

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 
+from milterchain.smtp import tls
 from milterchain.smtp.tls import LOOK_AGAIN, ServerTLS, TLSSettings
 
 
@@ -142,3 +143,24 @@ def test_renewal(certificates, client_context, tmp_path, caplog):
     certificate.unlink()
     now += LOOK_AGAIN
     assert serial(shake(server, client_context())) == "02"
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ((), ""),
+        (((("organizationName", "x"),),), ""),
+        (((("commonName", "a"),), (("organizationName", "x"), ("commonName", "b"))), "b"),
+        (((("commonName", "a\0b\r\nc\x85é"),),), "a?b??c?é"),
+    ],
+)
+def test_common_name(name, found):
+    assert tls._common_name(name) == found
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "a b", "a\r\nb", "ä.example", ""])
+def test_server_names_that_are_none(settings, name):
+    server = ServerTLS(settings())
+    made = object.__new__(ssl.SSLObject)
+    server._note_name(made, name, server.context())
+    assert not server._names
