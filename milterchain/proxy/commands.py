@@ -9,6 +9,7 @@
 - RET, ENVID, NOTIFY and ORCPT cannot be kept where DSN is not offered, and must not get lost: 451 4.3.3. They
   are offered to clients only while the hop offers them, so that this needs a hop that changed.
 - AUTH is dropped where it is not offered (RFC 4954 section 5).
+- REQUIRETLS needs a hop that offers it over TLS and has been verified: else 550 5.7.30 (RFC 8689).
 - Anything else goes unchanged.
 """
 
@@ -21,10 +22,18 @@ from milterchain.smtp.client_commands import check_command
 __all__ = ["mail_command", "rcpt_command"]
 
 _DSN = {b"RET", b"ENVID", b"NOTIFY", b"ORCPT"}
+_NEEDED = ((b"SMTPUTF8", 550, "5.6.7"), (b"REQUIRETLS", 550, "5.7.30"))
+"""Parameters that a hop must offer, and what the client hears if it does not."""
+_OPTIONAL = {b"SIZE": b"SIZE", b"BODY": b"8BITMIME", b"AUTH": b"AUTH"}
+"""Parameters that are dropped where their extension is not offered."""
 
 
 def mail_command(
-    sender: Path, features: Mapping[bytes, bytes], *, size: int | None = None, utf8: bool = False
+    sender: Path,
+    features: Mapping[bytes, bytes],
+    *,
+    size: int | None = None,
+    utf8: bool = False,
 ) -> bytes:
     """MAIL for a server with these features.
 
@@ -40,20 +49,12 @@ def mail_command(
     arguments = []
     for argument in sender.args:
         keyword = _keyword(argument)
-        if keyword == b"SIZE":
-            if b"SIZE" not in features:
-                continue
-            if size is not None:
-                argument = b"SIZE=%d" % size  # noqa: PLW2901 - the parameter as it is now
-        elif (keyword == b"BODY" and b"8BITMIME" not in features) or (
-            keyword == b"AUTH" and b"AUTH" not in features
-        ):
-            continue
-        elif keyword == b"SMTPUTF8":
-            if b"SMTPUTF8" not in features:
-                raise SMTPSyntaxError("the next hop lacks SMTPUTF8", code=550, status="5.6.7")
-            utf8 = False
-        arguments.append(argument)
+        for needed, code, status in _NEEDED:
+            if keyword == needed and needed not in features:
+                raise SMTPSyntaxError(f"the next hop lacks {needed.decode()}", code=code, status=status)
+        if _OPTIONAL.get(keyword, keyword) in features or keyword not in _OPTIONAL:
+            arguments.append(b"SIZE=%d" % size if keyword == b"SIZE" and size is not None else argument)
+        utf8 = utf8 and keyword != b"SMTPUTF8"
     if utf8 and b"SMTPUTF8" in features:
         arguments.append(b"SMTPUTF8")
     return _command(b"MAIL FROM:", sender, arguments, features)

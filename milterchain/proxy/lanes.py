@@ -288,5 +288,6 @@ def _refusal(error: SMTPSyntaxError) -> Reply:
     text = {
         "5.6.7": "The next hop does not support internationalized mail",
         "4.3.3": "The next hop does not support delivery status notifications",
+        "5.7.30": "REQUIRETLS support required",
     }.get(error.status, "Bad address or parameters")
     return Reply.of(error.code, f"{error.status} {text}")

@@ -172,5 +172,6 @@ def _features(offered: Mapping[bytes, bytes]) -> Features:
         smtputf8=b"SMTPUTF8" in offered,
         dsn=b"DSN" in offered,
         size=int(size) or None if size.isdigit() else None,
+        requiretls=b"REQUIRETLS" in offered,
         login=not {b"PLAIN", b"LOGIN"}.isdisjoint(offered.get(b"AUTH", b"").upper().split()),
     )

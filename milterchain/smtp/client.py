@@ -166,6 +166,9 @@ class SMTPClient(asyncio.Protocol):
             (reply,) = await self.exchange(b"HELO " + name, within=self._options.hello_timeout)
         if not 200 <= reply.code < 300:
             raise NextHopConnectError(f"refused our greeting: {reply}")
+        if not self.verified:
+            # RFC 8689 section 3: it means nothing from a server that could be another one.
+            features.pop(b"REQUIRETLS", None)
         self.features = MappingProxyType(features)
         self._pipelining = b"PIPELINING" in features
 

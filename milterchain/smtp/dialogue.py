@@ -254,6 +254,9 @@ class Dialogue:
         if features.smtputf8:
             keywords.append(b"SMTPUTF8")
             self._mail_parameters |= {b"SMTPUTF8"}
+        if features.requiretls and self.security.tls is not None:
+            keywords.append(b"REQUIRETLS")
+            self._mail_parameters |= {b"REQUIRETLS"}
         if self._speaker is not None:
             keywords += self._speaker.keywords()
         return keywords

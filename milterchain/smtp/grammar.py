@@ -51,13 +51,14 @@ _MAIL_VALUES: Final[_Values] = {
     b"RET": re.compile(rb"FULL|HDRS", re.IGNORECASE),
     b"ENVID": re.compile(rb"%b{1,100}" % _XTEXT),
     b"AUTH": re.compile(rb"<>|%b{1,500}" % _XTEXT),
+    b"REQUIRETLS": None,
 }
 _RCPT_VALUES: Final[_Values] = {
     b"NOTIFY": re.compile(rb"NEVER|%b(?:,%b)*" % (_EVENT, _EVENT), re.IGNORECASE),
     b"ORCPT": re.compile(rb"(?=.{3,500}\Z)[A-Za-z0-9-]+;%b+" % _UTEXT),
 }
-"""What the value of each known parameter looks like; None if it has none. RFC 1870, 3461, 4954, 6152,
-6531."""
+"""What the value of each known parameter looks like; None if it has none. RFC 1870, 3461, 4954, 6152, 6531,
+8689."""
 
 _SENDER = ("Bad sender address syntax", "5.1.7")
 _RECIPIENT = ("Bad recipient address syntax", "5.1.3")

@@ -110,12 +110,14 @@ class Features:
         size: the largest message that the next hop takes; None if it does not say. The smaller of this and
             the server's own limit counts.
         login: the next hop can be asked whether credentials are right.
+        requiretls: messages go on over TLS to a next hop that was verified and does the same (RFC 8689).
     """
 
     smtputf8: bool = False
     dsn: bool = False
     size: int | None = None
     login: bool = False
+    requiretls: bool = False
 
 
 class SessionHandler(Protocol):

@@ -24,6 +24,7 @@ UTF8 = "<é@b>".encode()
         (Path(b"<a@b>", (b"RET=HDRS", b"ENVID=q+2B")), ALL, {}, b"MAIL FROM:<a@b> RET=HDRS ENVID=q+2B"),
         (Path(b"<a@b>", (b"AUTH=<>",)), ALL, {}, b"MAIL FROM:<a@b> AUTH=<>"),
         (Path(b"<a@b>", (b"AUTH=c+40d",)), {}, {}, b"MAIL FROM:<a@b>"),
+        (Path(b"<a@b>", (b"requiretls",)), {b"REQUIRETLS": b""}, {}, b"MAIL FROM:<a@b> requiretls"),
         (Path(b"<a@b>", (b"SMTPUTF8",)), ALL, {}, b"MAIL FROM:<a@b> SMTPUTF8"),
         (Path(b"<a@b>", (b"smtputf8",)), ALL, {"utf8": True}, b"MAIL FROM:<a@b> smtputf8"),
         (Path(UTF8), ALL, {"utf8": True}, b"MAIL FROM:" + UTF8 + b" SMTPUTF8"),
@@ -39,6 +40,7 @@ def test_mail(path: Path, features, options, command: bytes) -> None:
     [
         (Path(b"<a@b>", (b"SMTPUTF8",)), {}, 550, "5.6.7"),
         (Path(UTF8), {}, 553, "5.6.7"),
+        (Path(b"<a@b>", (b"RequireTLS",)), ALL, 550, "5.7.30"),
         (Path(b"<a@b>", (b"RET=FULL",)), {}, 451, "4.3.3"),
         (Path(b"<a@b>", (b"SIZE=1", b"envid=x")), {}, 451, "4.3.3"),
         (Path(b"<a@b>\r\nDATA"), ALL, 501, "5.1.3"),

@@ -317,6 +317,17 @@ async def test_our_own_login_that_is_refused_is_not_tried_again_at_once(
         assert len(hop.connections) == 1
 
 
+async def test_requiretls_needs_a_hop_that_keeps_it() -> None:
+    sender = Path(b"<a@client.test>", (b"REQUIRETLS",))
+    async with ScriptedNextHop(keywords=(*KEYWORDS, "REQUIRETLS")) as hop:
+        hops = hops_for(hop)
+        transaction = hops.session().begin(sender)
+        assert str(await transaction.rcpt(ONE)) == "550 5.7.30 REQUIRETLS support required"
+        assert hop.connections[0].verbs == "EHLO"
+        await transaction.abort()
+        await hops.close()
+
+
 class TestForeignRecipients:
     """Recipients that our own access rule refuses, but a hop that knows the client may take."""
 

@@ -475,3 +475,16 @@ async def test_handshake_behind_a_proxy_header(smtp_site, secure, client_context
         await turn(tls.do_handshake)
         assert await turn(lambda: tls.read(100)) == b"220 mx.example ESMTP\r\n"
         assert site.handler.info.address == "192.0.2.7"
+
+
+async def test_requiretls_only_where_it_can_be_kept(smtp_site, secure, client_context):
+    refused = b"555 5.5.4 Unsupported option: REQUIRETLS\r\n"
+    for able in (True, False):
+        async with smtp_site(features=Features(requiretls=able), listener=secure()) as site:
+            client = await site.connect()
+            assert b"REQUIRETLS" not in await client.hello()
+            assert await client.say(b"MAIL FROM:<a@b> REQUIRETLS") == refused
+            client = await secured(site, client_context())
+            assert (b"REQUIRETLS" in await client.say(b"EHLO client.example")) == able
+            reply = await client.say(b"MAIL FROM:<a@b> REQUIRETLS")
+            assert reply == (b"250 2.1.0 Ok\r\n" if able else refused)

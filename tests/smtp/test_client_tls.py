@@ -213,3 +213,11 @@ async def test_lmtp_greets_with_lhlo_and_nothing_else() -> None:
         with pytest.raises(NextHopError, match="refused our greeting"):
             await SMTPClient.open(("127.0.0.1", hop.port), ClientOptions(lmtp=True))
         assert hop.connections[0].verbs == "LHLO"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+async def test_requiretls_counts_only_from_a_server_that_is_verified(level: TLSLevel) -> None:
+    async with ScriptedNextHop(tls=server(), keywords=(*STARTTLS, "REQUIRETLS")) as hop:
+        client = await connect(hop, level)
+        assert (b"REQUIRETLS" in client.features) == (level == "verify")
+        await finish(client)

@@ -235,6 +235,21 @@ def test_rcpt_parameter(arg):
     assert params == {keyword.upper(): value}
 
 
+@pytest.mark.parametrize("arg", [b"AUTH=<>", b"auth=ann@example.org", b"AUTH=a+2Bb", b"RequireTLS"])
+def test_parameters_of_a_server_with_tls_and_logins(arg):
+    keyword, _, value = arg.partition(b"=")
+    path, params = parse_mail(b"FROM:<a@b> " + arg, {b"AUTH", b"REQUIRETLS"})
+    assert path.args == (arg,)
+    assert params == {keyword.upper(): value or None}
+
+
+@pytest.mark.parametrize("arg", [b"AUTH", b"AUTH=", b"AUTH=a+", b"AUTH=a+0Ab", b"REQUIRETLS=1"])
+def test_wrong_parameters_of_a_server_with_tls_and_logins(arg):
+    with pytest.raises(SMTPSyntaxError) as caught:
+        parse_mail(b"FROM:<a@b> " + arg, {b"AUTH", b"REQUIRETLS"})
+    assert caught.value.code == 501
+
+
 def test_parameters_keep_order_and_spelling():
     path, params = parse_mail(b"FROM:<a@b>  Size=3 \t envid=Ab  BODY=7BIT", MAIL)
     assert path.args == (b"Size=3", b"envid=Ab", b"BODY=7BIT")
