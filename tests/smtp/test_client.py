@@ -7,7 +7,8 @@ import pytest
 
 from milterchain.errors import NextHopClosedError, NextHopConnectError, SMTPSyntaxError
 from milterchain.mail.replies import Reply
-from milterchain.smtp.client import MAX_COMMAND, WRITE_BUFFER, SMTPClient
+from milterchain.smtp.client import WRITE_BUFFER, SMTPClient
+from milterchain.smtp.client_commands import MAX_COMMAND
 from milterchain.smtp.client_options import ClientOptions
 from milterchain.smtp.client_replies import parse_features
 from milterchain.testing.faults import Late, StopReading
