@@ -2,8 +2,9 @@
 
 import asyncio
 import io
+import itertools
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,20 @@ class World:
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         yield World(stack, tmp_path)
+
+
+@pytest.fixture
+async def more_worlds(tmp_path: Path) -> AsyncIterator[Callable[[], World]]:
+    """Worlds beside each other."""
+    numbers = itertools.count()
+    async with AsyncExitStack() as stack:
+
+        def make() -> World:
+            directory = tmp_path / f"world{next(numbers)}"
+            directory.mkdir()
+            return World(stack, directory)
+
+        yield make
 
 
 @pytest.fixture
