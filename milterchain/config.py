@@ -53,7 +53,7 @@ from milterchain.config_types import (
 from milterchain.errors import ConfigurationError
 from milterchain.milter.endpoint import Endpoint, parse_endpoint
 from milterchain.milter.flags import Stage
-from milterchain.proxy.nexthop import parse_hop
+from milterchain.proxy.nexthop import Hop, LMTPHop, parse_hop
 
 __all__ = [
     "AccessConfig",
@@ -158,6 +158,17 @@ class QuarantineConfig(Table):
     action: Literal["hold", "next-hop", "header", "tempfail", "reject"] = "hold"
     directory: Annotated[Path, BeforeValidator(_directory)] = Field("quarantine", validate_default=True)
     next_hop: NextHop = parse_hop("smtp:127.0.0.1:10026")
+
+    @field_validator("next_hop")
+    @classmethod
+    def _one_answer(cls, hop: Hop) -> Hop:
+        if isinstance(hop, LMTPHop):
+            raise MistakeAtError(
+                (),
+                f"'{hop}' would answer for each recipient, the client hears one answer for all;"
+                " allowed are smtp:HOST:PORT, smtps:HOST:PORT, maildir:/PATH and discard:",
+            )
+        return hop
 
 
 class BreakerConfig(Table):

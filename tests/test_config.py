@@ -210,6 +210,13 @@ MISTAKES = {
         '[quarantine]\naction = "keep"',
         "quarantine.action: 'keep' is not one of hold, next-hop, header, tempfail, reject",
     ),
+    "quarantine by LMTP": (
+        '[quarantine]\nnext_hop = "lmtp:unix:/x"',
+        (
+            "quarantine.next_hop: 'lmtp:unix:/x' would answer for each recipient, the client hears one answer"
+            " for all; allowed are smtp:HOST:PORT, smtps:HOST:PORT, maildir:/PATH and discard:"
+        ),
+    ),
     "no directory": (
         "[quarantine]\ndirectory = 5",
         "quarantine.directory: 5 is not a directory; write it as /var/lib/milterchain/quarantine",

@@ -18,6 +18,7 @@ from milterchain.cli.output import console, print_rows, safe
 from milterchain.config import Config, load, parse
 from milterchain.errors import QuarantineError
 from milterchain.proxy.logs import text
+from milterchain.proxy.nexthop import LMTPHop
 from milterchain.proxy.quarantine import Entry, Quarantine
 
 __all__ = ["quarantine_app"]
@@ -199,12 +200,13 @@ def release(
     settings = _config(config)
     store = _store(settings)
     relay = settings.relay.model_copy(update={"on_refused_added_recipient": "log"})
+    one_by_one = any(isinstance(hop, LMTPHop) for hop in relay.next_hop)
     partial: list[str] = []
 
     async def send(name: str) -> None:
         hops = build_next_hops(settings.model_copy(update={"relay": relay}))
         try:
-            done = await release_one(store, name, hops, again=again)
+            done = await release_one(store, name, hops, again=again, one_by_one=one_by_one)
         finally:
             await hops.close()
         print(safe(f"{name} released to {done.hop}: {done.reply}"))  # noqa: T201

@@ -288,7 +288,10 @@ class Claim:
             self.in_doubt = False
 
     def keep_for(self, recipients: Sequence[Path]) -> None:
-        """Hold the message for these recipients only; the others have it."""
+        """Hold the message for these recipients only; the others have it. For nobody, it is removed."""
+        if not recipients:
+            self.remove()
+            return
         envelope = Envelope(self.record.envelope.sender, tuple(recipients))
         self.record = replace(self.record, envelope=envelope)
         fresh = self._place / f"{_ENVELOPE}.new"

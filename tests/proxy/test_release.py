@@ -17,7 +17,7 @@ from milterchain.proxy.relay import NextHops, RelayOptions
 from milterchain.proxy.release import Released, release
 from milterchain.smtp.client_options import ClientOptions
 from milterchain.testing import ScriptedNextHop, refusing_address
-from milterchain.testing.faults import Close, Late, Reset, Silence
+from milterchain.testing.faults import Close, InTurn, Late, Reset, Silence
 
 RAW = b"Subject: x\r\n\r\n.dot\r\nlast\r\n"
 NAME = "0B9ZKRT4XQ100001"
@@ -131,6 +131,34 @@ async def test_nobody_to_send_to(tmp_path: FilePath) -> None:
         await store.hold(Record(id=NAME, milter="m", reason=b"", envelope=envelope), message)
     with pytest.raises(QuarantineError, match="no recipients"):
         await released(store, "discard:")
+
+
+LMTP_RECIPIENTS = tuple(Path(b"<%b@x.test>" % name) for name in (b"b", b"c", b"d"))
+
+
+async def test_lmtp_answers_for_each_recipient(tmp_path: FilePath) -> None:
+    store = await filled(tmp_path / "held", *LMTP_RECIPIENTS)
+    async with ScriptedNextHop(
+        {".": InTurn("250 2.0.0 Ok", "452 4.2.2 full", "250 2.0.0 Ok")}, lmtp=True
+    ) as hop:
+        done = await released(store, hop.next_hop, one_by_one=True)
+        assert done.refused == (("c@x.test", "452 4.2.2 full"),)
+        assert [message.recipients for message in hop.accepted] == [(b"b@x.test",), (b"d@x.test",)]
+    assert store.entry(NAME).record.envelope.recipients == LMTP_RECIPIENTS[1:2]
+    async with ScriptedNextHop(lmtp=True) as hop:
+        await released(store, hop.next_hop, one_by_one=True)
+        assert [message.recipients for message in hop.accepted] == [(b"c@x.test",)]
+    assert store.ids() == []
+
+
+async def test_lmtp_cut_off_in_the_middle(tmp_path: FilePath) -> None:
+    """The first has it, for the second it is not known, the third was not asked."""
+    store = await filled(tmp_path / "held", *LMTP_RECIPIENTS)
+    async with ScriptedNextHop({".": InTurn("250 2.0.0 Ok", Close())}, lmtp=True) as hop:
+        with pytest.raises(QuarantineError, match="could have taken"):
+            await released(store, hop.next_hop, one_by_one=True)
+    entry = store.entry(NAME)
+    assert (entry.record.envelope.recipients, entry.in_doubt) == (LMTP_RECIPIENTS[1:], True)
 
 
 async def test_ten_at_once_send_one(store: Quarantine) -> None:
