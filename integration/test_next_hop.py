@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from integration.corpus import head
+from integration.readme import blocks
 from integration.services.dovecot import Dovecot, start_dovecot
 from integration.services.postfix import Postfix, start_postfix
 from integration.services.process import Run, wait_for
@@ -66,7 +67,14 @@ def _logged(run: Run, postfix: Postfix, *parts: str) -> str:
 @pytest.fixture(scope="module")
 def identified(run: Run, sink: Sink) -> tuple[Proxy, Postfix]:
     """A Postfix that decides by the client's address, as XCLIENT tells it."""
-    postfix = _postfix(run, sink, "postfix-xclient", smtpd_authorized_xclient_hosts="127.0.0.1")
+    (line,) = blocks("xclient.cf")
+    postfix = start_postfix(
+        run,
+        "postfix-xclient",
+        relay_to=sink.address,
+        settings={**TLS, "mynetworks": f"{KNOWN}/32"},
+        smtpd_options=[line.split()[1]],
+    )
     proxy = start_proxy(
         run,
         name="proxy-xclient",

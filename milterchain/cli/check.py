@@ -84,7 +84,7 @@ def _next_hop(status: HopStatus) -> Row:
             *([f"SIZE {features.size}"] if features.size is not None else []),
         ]
     )
-    details = [status.greeting, f"offers {', '.join(offers)}" if offers else ""]
+    details = [status.greeting, f"offers {', '.join(offers)}" if offers else "", *status.extras]
     return Row(
         kind="next hop",
         name="",

@@ -31,6 +31,7 @@ class HopStatus:
         hop: its address.
         greeting: what it said of itself; empty if it failed or is on this machine.
         features: what it offers, None if it failed.
+        extras: what else the connection can do, in words: TLS, a login, how it is told of clients.
         error: why it cannot be used, None if it can.
         seconds: how long that took.
     """
@@ -38,6 +39,7 @@ class HopStatus:
     hop: str
     greeting: str = ""
     features: Features | None = None
+    extras: tuple[str, ...] = ()
     error: NextHopError | None = None
     seconds: float = 0.0
 
@@ -85,6 +87,7 @@ class _SMTPRoute:
         self.resting_until = 0.0
         mode = options.identity
         self._mode: IdentityMode = "xforward" if mode == "auto" and options.credentials else mode
+        self._logs_in = options.credentials is not None
         self._single = isinstance(hop, LMTPHop)
         client = _client_options(hop, options.client)
         self._pool = Pool(hop, client, options.pool, options.credentials)
@@ -116,9 +119,27 @@ class _SMTPRoute:
             client = await self._pool.open()
         except NextHopError as error:
             return HopStatus(hop=self.hop, error=error, seconds=loop.time() - began)
-        greeting = str(client.greeting)
+        greeting, extras = str(client.greeting), self._extras(client)
         self._pool.give(client)
-        return HopStatus(hop=self.hop, greeting=greeting, features=self.features, seconds=loop.time() - began)
+        return HopStatus(
+            hop=self.hop,
+            greeting=greeting,
+            features=self.features,
+            extras=extras,
+            seconds=loop.time() - began,
+        )
+
+    def _extras(self, client: SMTPClient) -> tuple[str, ...]:
+        extras = []
+        if client.encrypted:
+            extras.append("TLS, verified" if client.verified else "TLS, not verified")
+        if self._logs_in:
+            extras.append("logged in")
+        if self.tells_of_clients:
+            extras.append("told of clients by XCLIENT")
+        elif self._mode in {"auto", "xforward"} and b"XFORWARD" in client.features:
+            extras.append("told of clients by XFORWARD")
+        return tuple(extras)
 
     async def close(self) -> None:
         await self._pool.close()

@@ -10,6 +10,7 @@ from typing import Final
 from milterchain.errors import NextHopClosedError, NextHopLoginError, NextHopProtocolError
 from milterchain.mail.replies import Reply
 from milterchain.smtp.client import SMTPClient
+from milterchain.smtp.client_commands import MAX_COMMAND
 
 __all__ = ["Credentials", "authenticate", "mechanisms"]
 
@@ -60,6 +61,8 @@ async def authenticate(client: SMTPClient, credentials: Credentials) -> Reply:
         steps = [b"AUTH PLAIN " + b64encode(secret)]
     else:
         steps = [b"AUTH LOGIN", b64encode(credentials.user), b64encode(credentials.password)]
+    if any(len(step) > MAX_COMMAND for step in steps):
+        return _FAILED
     for step in steps[:-1]:
         reply = await _say(client, step)
         if reply.code != 334:

@@ -1,6 +1,7 @@
 """`milterchain check`: a row for each milter and next hop, and the exit code."""
 
 import errno
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,39 @@ async def test_what_fails_says_why(command: Any, tmp_path: Path) -> None:
     assert errno.errorcode[errno.ECONNREFUSED] in refuses
     assert errno.errorcode[errno.ENOENT] in missing
     assert f"{tmp_path}/none.sock" in missing
+
+
+@pytest.mark.parametrize(
+    ("keywords", "shown"),
+    [
+        (("XCLIENT ADDR", "XFORWARD ADDR"), "told of clients by XCLIENT"),
+        (("XFORWARD ADDR",), "told of clients by XFORWARD"),
+    ],
+)
+async def test_what_a_next_hop_is_told(command: Any, keywords: tuple[str, ...], shown: str) -> None:
+    async with ScriptedNextHop(keywords=keywords) as hop:
+        code, out, _ = await command("check", "--next-hop", hop.next_hop)
+    assert code == 0
+    assert out.splitlines()[-1].endswith(f"; {shown}")
+
+
+async def test_how_a_next_hop_is_reached(command: Any, tmp_path: Path) -> None:
+    files = Path(__file__).parents[1] / "certificates"
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files / "server.pem", files / "server.key")
+    (tmp_path / "password").write_text("secret\n")
+    script = {"AUTH": "235 2.7.0 ok"}
+    async with ScriptedNextHop(script, tls=context, implicit_tls=True, keywords=("AUTH PLAIN",)) as hop:
+        for level, shown in (("verify", "TLS, verified"), ("may", "TLS, not verified")):
+            path = write(
+                tmp_path,
+                f'[relay]\nnext_hop = ["{hop.next_hop}"]\ntls = "{level}"',
+                f'tls_ca_file = "{files / "authority.pem"}"',
+                'auth = { user = "me", password_file = "password" }',
+            )
+            code, out, _ = await command("check", "-c", path)
+            assert code == 0
+            assert out.splitlines()[-1].endswith(f"; {shown}; logged in")
 
 
 async def test_what_is_no_milter_is_named(command: Any) -> None:
