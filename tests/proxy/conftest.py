@@ -5,16 +5,22 @@ import io
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
 import pytest
 import structlog
 
 from milterchain.config import parse
 from milterchain.proxy.app import App
 from milterchain.proxy.logs import configure
+from milterchain.proxy.lookup import Server
 from milterchain.testing import ScriptedMilter, ScriptedNextHop
 
 PATIENCE = 10.0
@@ -170,3 +176,59 @@ def log() -> Iterator[io.StringIO]:
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.getLogger("mail").setLevel(logging.NOTSET)
+
+
+Zone = dict[tuple[str, str], list[str] | str]
+
+
+class DNSServer(asyncio.DatagramProtocol):
+    """A DNS server: records by name and type, or an error code, or `silence`."""
+
+    def __init__(self, zone: Zone, ttl: int) -> None:
+        self.zone = zone
+        self.ttl = ttl
+        self.asked: list[tuple[str, str]] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # The loops do not make it a subclass of DatagramTransport.
+        self.transport: Any = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        query = dns.message.from_wire(data)
+        (question,) = query.question
+        key = (question.name.to_text(), dns.rdatatype.to_text(question.rdtype))
+        self.asked.append(key)
+        found = self.zone.get(key, "NXDOMAIN")
+        if found == "silence":
+            return
+        answer = dns.message.make_response(query)
+        answer.flags |= dns.flags.RA
+        if isinstance(found, str):
+            answer.set_rcode(dns.rcode.from_text(found))
+        else:
+            alias = self.zone.get((key[0], "CNAME"))
+            name = key[0]
+            if alias:
+                answer.answer.append(dns.rrset.from_text(name, self.ttl, "IN", "CNAME", alias[0]))
+                name = alias[0]
+            if found:
+                answer.answer.append(dns.rrset.from_text(name, self.ttl, "IN", key[1], *found))
+        self.transport.sendto(answer.to_wire(), addr)
+
+
+@asynccontextmanager
+async def names(zone: Zone, ttl: int = 600) -> AsyncIterator[tuple[DNSServer, Server]]:
+    loop = asyncio.get_running_loop()
+    transport, server = await loop.create_datagram_endpoint(
+        lambda: DNSServer(zone, ttl), local_addr=("127.0.0.1", 0)
+    )
+    try:
+        yield server, Server(*transport.get_extra_info("sockname"))
+    finally:
+        transport.close()
+
+
+@pytest.fixture
+def dns_server() -> Any:
+    """`async with dns_server(zone, ttl) as (server, address)`."""
+    return names

@@ -1,8 +1,6 @@
 """The names of clients, asked from a DNS server of our own on loopback."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import dns.asyncresolver
@@ -16,7 +14,7 @@ import dns.rrset
 import pytest
 
 from milterchain.proxy import lookup
-from milterchain.proxy.lookup import DNSLookup, Server
+from milterchain.proxy.lookup import DNSLookup
 from milterchain.smtp.handler import UNKNOWN_NAMES, ClientNames
 from milterchain.smtp.identity import LOCAL_NAMES
 
@@ -29,53 +27,6 @@ FORGED = ClientNames(name=b"unknown", ptr=b"c.example", resolve=b"FORGED")
 TEMP = ClientNames(name=b"unknown", ptr=b"c.example", resolve=b"TEMP")
 
 Zone = dict[tuple[str, str], list[str] | str]
-
-
-class Names(asyncio.DatagramProtocol):
-    """A DNS server: records by name and type, or an error code, or `silence`."""
-
-    def __init__(self, zone: Zone, ttl: int) -> None:
-        self.zone = zone
-        self.ttl = ttl
-        self.asked: list[tuple[str, str]] = []
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # The loops do not make it a subclass of DatagramTransport.
-        self.transport: Any = transport
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        query = dns.message.from_wire(data)
-        (question,) = query.question
-        key = (question.name.to_text(), dns.rdatatype.to_text(question.rdtype))
-        self.asked.append(key)
-        found = self.zone.get(key, "NXDOMAIN")
-        if found == "silence":
-            return
-        answer = dns.message.make_response(query)
-        answer.flags |= dns.flags.RA
-        if isinstance(found, str):
-            answer.set_rcode(dns.rcode.from_text(found))
-        else:
-            alias = self.zone.get((key[0], "CNAME"))
-            name = key[0]
-            if alias:
-                answer.answer.append(dns.rrset.from_text(name, self.ttl, "IN", "CNAME", alias[0]))
-                name = alias[0]
-            if found:
-                answer.answer.append(dns.rrset.from_text(name, self.ttl, "IN", key[1], *found))
-        self.transport.sendto(answer.to_wire(), addr)
-
-
-@asynccontextmanager
-async def names(zone: Zone, ttl: int = 600) -> AsyncIterator[tuple[Names, Server]]:
-    loop = asyncio.get_running_loop()
-    transport, server = await loop.create_datagram_endpoint(
-        lambda: Names(zone, ttl), local_addr=("127.0.0.1", 0)
-    )
-    try:
-        yield server, Server(*transport.get_extra_info("sockname"))
-    finally:
-        transport.close()
 
 
 @pytest.mark.parametrize(
@@ -107,31 +58,31 @@ async def names(zone: Zone, ttl: int = 600) -> AsyncIterator[tuple[Names, Server
         (ADDRESS, {(PTR, "PTR"): ["c.example."], ("c.example.", "A"): "SERVFAIL"}, TEMP),
     ],
 )
-async def test_what_is_found(address: str, zone: Zone, expected: ClientNames) -> None:
-    async with names(zone) as (_, server):
+async def test_what_is_found(dns_server: Any, address: str, zone: Zone, expected: ClientNames) -> None:
+    async with dns_server(zone) as (_, server):
         assert await DNSLookup([server], 3)(address) == expected
 
 
 @pytest.mark.parametrize(
     "zone", [{(PTR, "PTR"): "silence"}, {(PTR, "PTR"): ["c.example."], ("c.example.", "A"): "silence"}]
 )
-async def test_a_server_that_is_silent(zone: Zone) -> None:
-    async with names(zone) as (_, server), asyncio.timeout(5):
+async def test_a_server_that_is_silent(dns_server: Any, zone: Zone) -> None:
+    async with dns_server(zone) as (_, server), asyncio.timeout(5):
         assert (await DNSLookup([server], 0.1)(ADDRESS)).resolve == b"TEMP"
 
 
-async def test_a_second_server_is_asked_in_time() -> None:
+async def test_a_second_server_is_asked_in_time(dns_server: Any) -> None:
     zone: Zone = {(PTR, "PTR"): ["c.example."], ("c.example.", "A"): [ADDRESS]}
     async with (
-        names({(PTR, "PTR"): "silence", ("c.example.", "A"): "silence"}) as (_, silent),
-        names(zone) as (_, good),
+        dns_server({(PTR, "PTR"): "silence", ("c.example.", "A"): "silence"}) as (_, silent),
+        dns_server(zone) as (_, good),
     ):
         assert (await DNSLookup([silent, good], 0.4)(ADDRESS)).ptr == b"c.example"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1"])
-async def test_nobody_is_asked_about_this_host(address: str) -> None:
-    async with names({}) as (asked, server):
+async def test_nobody_is_asked_about_this_host(dns_server: Any, address: str) -> None:
+    async with dns_server({}) as (asked, server):
         assert await DNSLookup([server], 1)(address) == LOCAL_NAMES
         assert not asked.asked
 
@@ -147,9 +98,9 @@ async def test_nobody_is_asked_about_this_host(address: str) -> None:
         ({(PTR, "PTR"): "SERVFAIL"}, 600, lookup.TEMPORARY_AGE),
     ],
 )
-async def test_what_was_found_is_kept(zone: Zone, ttl: int, age: float) -> None:
+async def test_what_was_found_is_kept(dns_server: Any, zone: Zone, ttl: int, age: float) -> None:
     now = 1000.0
-    async with names(zone, ttl) as (asked, server):
+    async with dns_server(zone, ttl) as (asked, server):
         look_up = DNSLookup([server], 3, clock=lambda: now)
         first = await look_up(ADDRESS)
         count = len(asked.asked)
@@ -161,17 +112,17 @@ async def test_what_was_found_is_kept(zone: Zone, ttl: int, age: float) -> None:
         assert len(asked.asked) > count
 
 
-async def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_oldest_are_forgotten(dns_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "CACHED", 2)
-    async with names({}) as (asked, server):
+    async with dns_server({}) as (asked, server):
         look_up = DNSLookup([server], 3)
         for last in (1, 2, 1, 3, 1, 2):
             await look_up(f"192.0.2.{last}")
         assert [name.split(".")[0] for name, _ in asked.asked] == ["1", "2", "3", "2"]
 
 
-async def test_the_servers_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with names({(PTR, "PTR"): ["c.example."], ("c.example.", "A"): [ADDRESS]}) as (_, server):
+async def test_the_servers_of_the_system(dns_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with dns_server({(PTR, "PTR"): ["c.example."], ("c.example.", "A"): [ADDRESS]}) as (_, server):
         configured = []
 
         def read(resolver: object, path: str) -> None:

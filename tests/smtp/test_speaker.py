@@ -1,6 +1,8 @@
 """Clients that speak for others: PROXY, XCLIENT and XFORWARD on sockets."""
 
 import asyncio
+import dataclasses
+import ssl
 import struct
 from ipaddress import ip_network
 
@@ -8,6 +10,8 @@ import pytest
 
 from milterchain.mail.replies import Reply
 from milterchain.smtp.options import Listener
+from milterchain.smtp.sasl import AuthSettings
+from milterchain.smtp.tls import ServerTLS, TLSSettings
 
 LOOPBACK = (ip_network("127.0.0.1"),)
 ELSEWHERE = (ip_network("192.0.2.0/24"),)
@@ -320,3 +324,110 @@ async def test_a_client_that_vanishes_during_xclient(smtp_site):
         client.reset()
         await site.all_closed()
         assert len(site.handlers) == 2
+
+
+@pytest.fixture
+def secure(certificates):
+    """`secure(listener, **settings)`: the same one with TLS."""
+
+    def make(listener, **settings):
+        files = {"certificate": certificates / "server.pem", "key": certificates / "server.key"}
+        return dataclasses.replace(listener, tls=ServerTLS(TLSSettings(**files, **settings)))
+
+    return make
+
+
+@pytest.mark.parametrize("header", [V1, V2])
+async def test_starttls_behind_a_balancer(smtp_site, secure, client_context, header):
+    async with smtp_site(listener=secure(BALANCED)) as site:
+        client = await site.connect()
+        client.send(header)
+        await client.hello()
+        await client.say(b"STARTTLS")
+        await client.starttls(client_context())
+        await client.say(b"EHLO client.example")
+        await client.transaction()
+        assert site.handler.info.address == "192.0.2.7"
+        assert site.handler.names()[:4] == ["connect", "helo", "tls", "helo"]
+
+
+class Tunnel:
+    """TLS over a client, octet by octet in our hands."""
+
+    def __init__(self, client, context):
+        self.client = client
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="mx.example")
+
+    async def complete(self, operation, first=b""):
+        """Do it, with these octets before all others."""
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    result = operation()
+                except ssl.SSLWantReadError:
+                    result = None
+                data = first + self.outgoing.read()
+                first = b""
+                if data:
+                    self.client.send(data)
+                if result is not None:
+                    return result
+                self.incoming.write(await self.client.reader.read(65536))
+
+
+@pytest.mark.parametrize("header", [V1, V2])
+async def test_implicit_tls_behind_a_balancer(smtp_site, secure, client_context, header):
+    """The header and the begin of the handshake come in one packet."""
+    async with smtp_site(listener=secure(BALANCED, implicit=True)) as site:
+        tunnel = Tunnel(await site.connect(), client_context())
+        await tunnel.complete(lambda: tunnel.tls.do_handshake() or True, header)
+        assert (await tunnel.complete(tunnel.tls.read)).startswith(b"220 ")
+        assert site.handler.info.address == "192.0.2.7"
+        assert site.handler.names() == ["tls", "connect"]
+
+
+async def test_implicit_tls_in_its_own_packet(smtp_site, secure, client_context):
+    async with smtp_site(listener=secure(BALANCED, implicit=True)) as site:
+        client = await site.connect()
+        client.send(V2)
+        await client.writer.drain()
+        await client.starttls(client_context())
+        await client.hello()
+        assert site.handler.info.address == "192.0.2.7"
+
+
+async def test_xclient_keeps_tls(smtp_site, secure, client_context):
+    async with smtp_site(listener=secure(PROXIED)) as site:
+        client = await site.connect()
+        await client.hello()
+        await client.say(b"XFORWARD ADDR=192.0.2.8 HELO=h.example")
+        await client.say(b"STARTTLS")
+        await client.starttls(client_context())
+        await client.say(b"EHLO proxy.example")
+        assert site.handler.calls[2:4] == [("forward", "192.0.2.8", b"h.example"), ("forward", None)]
+        assert (await client.say(b"XCLIENT ADDR=192.0.2.7")).startswith(b"220 ")
+        assert b"STARTTLS" not in await client.say(b"EHLO client.example")
+        first, second = site.handlers
+        assert second.names() == ["tls", "connect", "helo"]
+        assert second.calls[0] == next(call for call in first.calls if call[0] == "tls")
+        await client.transaction()
+
+
+async def test_xclient_logs_in(smtp_site):
+    async def nobody(_):
+        return False
+
+    auth = AuthSettings(verify=nobody, allow_plaintext=True, required=True)
+    async with smtp_site(listener=dataclasses.replace(PROXIED, auth=auth)) as site:
+        client = await site.connect()
+        await client.hello()
+        assert (await client.say(b"MAIL FROM:<a@b>")).startswith(b"530 ")
+        assert (await client.say(b"XCLIENT LOGIN=ann")).startswith(b"220 ")
+        assert b"AUTH" in await client.say(b"EHLO client.example")
+        assert (await client.say(b"AUTH PLAIN AGEAYg==")).startswith(b"503 5.5.1 ")
+        await client.transaction()
+        await client.say(b".")
+        assert (await client.say(b"XCLIENT ADDR=192.0.2.7")).startswith(b"220 ")
+        await client.say(b"EHLO client.example")
+        assert (await client.say(b"MAIL FROM:<a@b>")).startswith(b"530 ")
