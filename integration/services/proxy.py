@@ -50,6 +50,7 @@ def start_proxy(
     name: str = "milterchain",
     hostname: str = "mx.example.test",
     message_size: str = "50MiB",
+    listen: str = "",
     extra: str = "",
     level: str = "warning",
     trusted_networks: str = '["127.0.0.0/8"]',
@@ -65,6 +66,7 @@ def start_proxy(
         name: of its directory and log.
         hostname: its own name, in the greeting and in Received.
         message_size: the limit, as the configuration spells it.
+        listen: more lines of the `[[listen]]` table.
         extra: more tables.
         level: of its log.
         trusted_networks: who may send anywhere, in TOML.
@@ -78,7 +80,8 @@ def start_proxy(
         "\n".join(
             (
                 f'hostname = "{hostname}"',
-                f'[[listen]]\nname = "smtp"\naddress = "{address}"',
+                f'[[listen]]\nname = "smtp"\naddress = "{address}"\n{listen}',
+                "[dns]\nlookup = false",
                 f"[access]\ntrusted_networks = {trusted_networks}\nrelay_domains = {relay_domains}",
                 f'[relay]\nnext_hop = ["{next_hop}"]\n{relay}',
                 f'[limits]\nconnections_per_client = 500\nmessage_size = "{message_size}"',

@@ -75,6 +75,12 @@ class Client:
     ) -> None:
         self.close()
 
+    @property
+    def local_port(self) -> int:
+        """Our own end."""
+        port: int = self._socket.getsockname()[1]
+        return port
+
     def close(self) -> None:
         """Break off without QUIT."""
         self._reader.close()

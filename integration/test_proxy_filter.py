@@ -1,0 +1,119 @@
+"""Between two Postfixes as an smtpd_proxy_filter, with exactly the lines of the README; behind HAProxy."""
+
+from typing import NamedTuple
+
+import pytest
+
+from integration.corpus import head
+from integration.readme import blocks
+from integration.services.haproxy import start_haproxy
+from integration.services.postfix import Postfix, start_postfix
+from integration.services.process import Run, wait_for
+from integration.services.proxy import Proxy, milter_table, start_proxy
+from integration.services.sink import Sink, start_sink
+from integration.services.smtp import Client, Outcome
+from integration.services.witness import Witness, start_witness
+
+CLIENT = b"XCLIENT NAME=client.example.test ADDR=192.0.2.7 PORT=4711"
+
+
+class System(NamedTuple):
+    """Postfix, milterchain with a milter, Postfix, sink."""
+
+    before: Postfix
+    proxy: Proxy
+    witness: Witness
+    behind: Postfix
+    sink: Sink
+
+
+def options(block: str) -> list[str]:
+    """The `-o` options of a service in master.cf."""
+    return [part.split()[0] for part in block.split("-o ")[1:]]
+
+
+@pytest.fixture(scope="module")
+def system(run: Run) -> System:
+    before_lines, behind_lines = blocks("proxy-filter.cf")
+    sink = start_sink(run)
+    behind = start_postfix(run, "behind", relay_to=sink.address, smtpd_options=options(behind_lines))
+    witness = start_witness(run)
+    proxy = start_proxy(
+        run,
+        next_hop=f"smtp:{behind.address}",
+        milters=[milter_table("witness", witness.address)],
+        listen='xclient_from = ["127.0.0.1"]',
+    )
+    lines = before_lines.replace("127.0.0.1:10024", proxy.address)
+    before = start_postfix(
+        run,
+        "before",
+        relay_to="127.0.0.1:9",
+        settings={"smtpd_authorized_xclient_hosts": "127.0.0.1", "relay_domains": "example.org"},
+        smtpd_options=options(lines),
+    )
+    return System(before, proxy, witness, behind, sink)
+
+
+def send(system: System, recipient: bytes, *, helo: bytes = b"EHLO client.example.test") -> Outcome:
+    """Send as a client from elsewhere."""
+    with Client(system.before.address, helo=b"EHLO balancer.example.test") as client:
+        assert client.command(CLIENT).code == 220
+        assert client.command(helo).code == 250
+        outcome = client.send(b"<a@example.com>", [recipient], head("filtered") + b"\r\nbody\r\n")
+        client.quit()
+    return outcome
+
+
+def log_of(system: System, postfix: Postfix) -> str:
+    path = system.proxy.run.directory / f"{postfix.name}-mail.log"
+    return path.read_text(errors="replace")
+
+
+def test_the_milters_are_told_of_the_original_client(system: System) -> None:
+    assert send(system, b"<one@example.org>").accepted
+    system.sink.wait_for_mail_to("one@example.org")
+    connect = next(event for event in system.witness.events("connect") if event["address"] == "192.0.2.7")
+    assert (connect["hostname"], connect["port"]) == ("client.example.test", 4711)
+    helos = [
+        event["name"] for event in system.witness.events("helo") if event["session"] == connect["session"]
+    ]
+    assert helos == ["client.example.test"]
+
+
+def test_the_postfix_behind_logs_the_original_client(system: System) -> None:
+    assert send(system, b"<two@example.org>").accepted
+    system.sink.wait_for_mail_to("two@example.org")
+    wait_for(
+        lambda: "client=client.example.test[192.0.2.7]" in log_of(system, system.behind),
+        "the client is logged",
+    )
+
+
+def test_the_final_reply_is_that_of_the_postfix_behind(system: System) -> None:
+    outcome = send(system, b"<three@example.org>", helo=b"HELO client.example.test")
+    assert outcome.end is not None
+    assert outcome.end.code == 250
+    assert b"queued as" in outcome.end.text
+
+
+@pytest.mark.parametrize("option", ["send-proxy", "send-proxy-v2"])
+def test_behind_haproxy(run: Run, system: System, option: str) -> None:
+    proxy = start_proxy(
+        run,
+        name=f"milterchain-{option}",
+        next_hop=f"smtp:{system.behind.address}",
+        milters=[milter_table("witness", system.witness.address)],
+        listen='proxy_protocol_from = ["127.0.0.1"]',
+    )
+    address = start_haproxy(run, server=proxy.address, option=option, name=option)
+    with Client(address) as client:
+        port = client.local_port
+        recipient = f"{option}@example.org"
+        outcome = client.send(
+            b"<a@example.com>", [b"<%b>" % recipient.encode()], head("balanced") + b"\r\nx\r\n"
+        )
+        client.quit()
+    assert outcome.accepted
+    system.sink.wait_for_mail_to(recipient)
+    assert port in {event["port"] for event in system.witness.events("connect")}
