@@ -1,9 +1,11 @@
 """`milterchain check`: does everything that the configuration names answer?
 
-One row for each milter and next hop. All are asked at once; what cannot be used says why, with its address.
+One row for each milter and next hop, and one for the quarantine if nothing can be held there. All are asked at
+once; what cannot be used says why, with its address.
 """
 
 import asyncio
+import os
 import time
 from dataclasses import dataclass
 
@@ -29,7 +31,7 @@ class Row:
     """What one of them answered.
 
     Attributes:
-        kind: `milter` or `next hop`.
+        kind: `milter`, `next hop` or `quarantine`.
         name: of the milter; empty for a next hop.
         version: of the milter protocol; empty for a next hop and after a failure.
         details: what was agreed on, or why it cannot be used.
@@ -98,6 +100,29 @@ def _next_hop(status: HopStatus) -> Row:
     )
 
 
+def _quarantine(config: Config) -> list[Row]:
+    """A row if messages could not be held."""
+    directory = config.quarantine.directory
+    if config.quarantine.action != "hold":
+        return []
+    # It is made when it is first needed, by the user who runs the proxy.
+    there = next(path for path in (directory, *directory.parents) if os.access(path, os.F_OK))
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return []
+    details = f"messages cannot be held there: {there} is no directory that this user may write to"
+    return [
+        Row(
+            kind="quarantine",
+            name="",
+            address=str(directory),
+            ok=False,
+            version="",
+            details=details,
+            seconds=0.0,
+        )
+    ]
+
+
 async def check_all(config: Config) -> tuple[Row, ...]:
     """Ask all milters and next hops."""
     hops = build_next_hops(config)
@@ -110,7 +135,8 @@ async def check_all(config: Config) -> tuple[Row, ...]:
             probe = group.create_task(hops.probe())
     finally:
         await hops.close()
-    return (*(task.result() for task in milters), *(_next_hop(status) for status in probe.result()))
+    hop_rows = [_next_hop(status) for status in probe.result()]
+    return (*(task.result() for task in milters), *hop_rows, *_quarantine(config))
 
 
 def _cells(row: Row) -> list[Cell]:

@@ -310,14 +310,14 @@ class _Dialogue:
         verdict, hold = outcome.verdict, outcome.quarantine
         if verdict.decides:
             self._hear_refusal("message", verdict)
+        elif outcome.unusable and (self._strict or not outcome.envelope.recipients):
+            verdict = Verdict(kind=Kind.TEMPFAIL, reply=BAD_ADDRESS)
+            self._hear_refusal("message", verdict)
         elif hold is not None:
             verdict = replace(verdict, milter=hold.milter, quarantine=hold.reason)
             reply = held_reply(self._config.quarantine.action)
             if reply is not None:
                 self._hear("the message", reply)
-        elif outcome.unusable and (self._strict or not outcome.envelope.recipients):
-            verdict = Verdict(kind=Kind.TEMPFAIL, reply=BAD_ADDRESS)
-            self._hear_refusal("message", verdict)
         elif not outcome.envelope.recipients:
             self._hear("the message", OK)
         return self._end(verdict, "message", outcome.envelope)

@@ -119,6 +119,8 @@ class Holding:
     @staticmethod
     async def _relay(hops: NextHops, record: Record, message: Message) -> Kept:
         envelope = record.envelope
+        if not envelope.recipients:
+            return Kept(reply=_OK, result="discarded: no recipient is left")
         transaction = hops.begin(envelope.sender)
         try:
             delivery = await transaction.send(envelope, message)

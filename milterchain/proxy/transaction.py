@@ -213,17 +213,16 @@ class Transaction:
             return self._summary(
                 message, self._envelope, verdict.reply, verdict.kind.name.lower(), milter=verdict.milter
             )
-        relayed = outcome.message
+        relayed, recipients = outcome.message, outcome.envelope.recipients
+        if outcome.unusable and (self._strict or not recipients):
+            refused = [text(address) for address in outcome.unusable]
+            return self._summary(message, outcome.envelope, BAD_ADDRESS, "not relayed", refused=refused)
         if (hold := outcome.quarantine) is not None:
             marked = self._services.holding.mark(relayed, hold)
             if marked is None:
                 return await self._hold(outcome, hold)
             relayed = marked
             self._log.info("marked to be held", milter=hold.milter, reason=text(hold.reason))
-        recipients = outcome.envelope.recipients
-        if outcome.unusable and (self._strict or not recipients):
-            refused = [text(address) for address in outcome.unusable]
-            return self._summary(message, outcome.envelope, BAD_ADDRESS, "not relayed", refused=refused)
         if not recipients:
             return self._summary(message, outcome.envelope, OK, "discarded: no recipient is left")
         changed_by = [report.milter for report in outcome.reports if report.edits]

@@ -102,6 +102,20 @@ async def test_how_a_next_hop_is_reached(command: Any, tmp_path: Path) -> None:
             assert out.splitlines()[-1].endswith(f"; {shown}; logged in")
 
 
+async def test_a_quarantine_that_cannot_be_used(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = write(tmp_path, '[quarantine]\ndirectory = "file/held"', '[relay]\nnext_hop = ["discard:"]')
+    code, out, _ = await command("check", "-c", path)
+    assert code == 1
+    row = out.splitlines()[2]
+    assert row.startswith("FAILED")
+    assert f"{tmp_path}/file is no directory" in row
+    path.write_text(path.read_text().replace("file/held", "fine/held"))
+    code, out, _ = await command("check", "-c", path)
+    assert (code, len(out.splitlines())) == (0, 2)
+    assert not (tmp_path / "fine").exists()
+
+
 async def test_what_is_no_milter_is_named(command: Any) -> None:
     async with ScriptedMilter(banner=b"220 mail.example ESMTP\r\n") as milter, ScriptedNextHop() as hop:
         code, out, _ = await command("check", "--milter", milter.endpoint, "--next-hop", hop.next_hop)

@@ -114,6 +114,20 @@ async def test_a_message_without_recipients_is_held_all_the_same(world: Any) -> 
     assert held(world)[0]["recipients"] == []
 
 
+async def test_to_another_next_hop_without_recipients(world: Any) -> None:
+    gone = [DeleteRecipient(b"<b@example.net>"), DeleteRecipient(b"<c@example.net>")]
+    quarantine = {"action": "next-hop", "next_hop": "discard:"}
+    await world.start({END: [*gone, Quarantine(b"why"), Continue()]}, quarantine=quarantine)
+    assert await send(world) == "250 2.0.0 Ok"
+
+
+async def test_an_added_recipient_that_is_no_address_is_not_lost_in_quarantine(world: Any) -> None:
+    script = {END: [AddRecipient(b"<d@x\r\ntest>"), Quarantine(b"why"), Continue()]}
+    await world.start(script)
+    assert await send(world) == "451 4.1.3 Bad address of an added recipient"
+    assert held(world) == []
+
+
 async def test_to_another_next_hop(world: Any) -> None:
     async with ScriptedNextHop({".": "250 2.0.0 Ok: in quarantine"}) as other:
         await world.start(SPAM, quarantine={"action": "next-hop", "next_hop": other.next_hop})
