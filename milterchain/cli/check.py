@@ -1,7 +1,7 @@
 """`milterchain check`: does everything that the configuration names answer?
 
-One row for each milter and next hop, and one for the quarantine if nothing can be held there. All are asked at
-once; what cannot be used says why, with its address.
+One row for each milter and next hop, and one for the quarantine if nothing can be held there. All are asked
+at once; what cannot be used says why, with its address.
 """
 
 import asyncio
