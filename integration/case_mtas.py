@@ -11,6 +11,7 @@ from integration.services.secured import secured
 from integration.services.sendmail import start_sendmail
 from integration.services.sink import Sink, start_sink
 from integration.services.tls import Certificates
+from milterchain.proxy.passwords import PasswordHash
 from milterchain.testing.cases import Arrival, Mta, MtaTraits
 
 HOSTNAME = "mx.example.test"
@@ -25,7 +26,7 @@ are needed, and far more than all others need.
 POSTFIX = MtaTraits(name="postfix", tags=frozenset(["tls", "auth", "utf8", "dsn"]))
 SENDMAIL = MtaTraits(name="sendmail", tags=frozenset(["tls", "auth", "dsn"]))
 """Debian builds it without SMTPUTF8."""
-MILTERCHAIN = MtaTraits(name="milterchain", like=frozenset(["postfix"]), tags=frozenset(["utf8", "dsn"]))
+MILTERCHAIN = MtaTraits(name="milterchain", like=frozenset(["postfix"]), tags=POSTFIX.tags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,18 @@ def make_sendmail(run: Run, certificates: Certificates) -> Mta:
     )
 
 
-def make_milterchain(run: Run) -> Mta:
+def make_milterchain(run: Run, certificates: Certificates) -> Mta:
     """Make milterchain the MTA; it must behave as Postfix does."""
+    place = certificates.directory
+    users = run.place("milterchain-users") / "users"
+    users.write_text(
+        "".join(f"{login}:{PasswordHash.make(password.encode())}\n" for login, password in USERS)
+    )
+    listen = (
+        f'tls = {{ certificate = "{place}/server.pem", key = "{place}/server.key",'
+        f' client_certificates = "request", client_ca = "{place}/authority.pem" }}\n'
+        f'auth = {{ backend = "file", path = "{users}", allow_plaintext = true }}\n'
+    )
     sink = start_sink(run, "milterchain-sink")
     filter_address = f"inet:127.0.0.1:{free_port()}"
     proxy = start_proxy(
@@ -116,6 +127,7 @@ def make_milterchain(run: Run) -> Mta:
         milters=[milter_table("filter", filter_address, {"content_timeout": f'"{PATIENCE}"'})],
         hostname=HOSTNAME,
         message_size="100MiB",
+        listen=listen,
     )
     return Mta(
         name=MILTERCHAIN.name,
@@ -125,6 +137,7 @@ def make_milterchain(run: Run) -> Mta:
         # It answers the final dot when the next hop has.
         outbox=SinkOutbox(sink, lambda: None, lambda: 0),
         filter_address=filter_address,
+        tls={"": certificates.context(), "client": certificates.context(client=True)},
         hostname=HOSTNAME,
     )
 

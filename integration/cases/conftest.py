@@ -51,8 +51,8 @@ def case_mta_sendmail(case_run: Run, case_certificates: Certificates) -> Mta:
 
 
 @pytest.fixture(scope="session")
-def case_mta_milterchain(case_run: Run) -> Mta:
-    return make_milterchain(case_run)
+def case_mta_milterchain(case_run: Run, case_certificates: Certificates) -> Mta:
+    return make_milterchain(case_run, case_certificates)
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,7 @@ ALL = {
     "/usr/lib/python3/dist-packages/Milter/__init__.py": "python3-milter",
     "/usr/lib/dovecot/lmtp": "dovecot-lmtpd",
     "/usr/sbin/haproxy": "haproxy",
+    "/usr/bin/swaks": "swaks",
     # What an unpacked Sendmail needs, and AUTH for both MTAs.
     f"{_LIBRARIES}/libwrap.so.0": "libwrap0",
     "/usr/bin/m4": "m4",
