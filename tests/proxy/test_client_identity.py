@@ -1,13 +1,18 @@
 """Clients that others speak for, and their names, through the whole proxy."""
 
+import base64
 import io
 import json
+from pathlib import Path
 from typing import Any
 
+import dns.asyncresolver
+import dns.resolver
 import pytest
 
 from milterchain.milter.flags import Command, Family
 from milterchain.milter.messages import Connect, Continue, Helo, Mail, Reject
+from milterchain.proxy.passwords import PasswordHash
 
 PROXIED = {"listen": [{"address": "127.0.0.1:0", "xclient_from": ["127.0.0.1"]}]}
 BALANCED = {"listen": [{"address": "127.0.0.1:0", "proxy_protocol_from": ["127.0.0.1"]}]}
@@ -236,3 +241,66 @@ async def test_a_resolver_that_is_away_costs_its_deadline_only(world: Any, dns_s
         client.write(b"PROXY TCP4 192.0.2.7 192.0.2.25 4711 25\r\n")
         assert (await client.reply()).startswith("220 ")
         assert world.milters[0].connections[0].macros(Command.CONNECT)[b"{client_resolve}"] == b"TEMP"
+
+
+async def test_a_login_between_messages_is_not_that_of_the_origin(world: Any, tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.write_text(f"ann:{PasswordHash.make(b'secret')}\n")
+    listen = {
+        **PROXIED["listen"][0],
+        "auth": {"backend": "file", "path": str(users), "allow_plaintext": True},
+    }
+    await world.start({}, listen=[listen])
+    client = await world.client()
+    await client.reply()
+    await client.say("EHLO postfix.example", XFORWARD)
+    await client.envelope()
+    assert (await client.send()).startswith("250 ")
+    login = base64.b64encode(b"\0ann\0secret").decode()
+    assert (await client.say(f"AUTH PLAIN {login}")).startswith("235 ")
+    for forward in (XFORWARD, "NOOP"):
+        await client.say(forward)
+        await client.envelope()
+        assert (await client.send()).startswith("250 ")
+    _, forwarded, own = world.milters[0].connections
+    assert len(forwarded.of(Mail)) == 2
+    assert b"{auth_authen}" not in forwarded.macros(Command.MAIL)
+    assert own.of(Connect)[0].address == b"127.0.0.1"
+    assert own.macros(Command.MAIL)[b"{auth_authen}"] == b"ann"
+
+
+async def test_without_a_dns_server_nobody_is_looked_up(
+    world: Any, monkeypatch: pytest.MonkeyPatch, log: io.StringIO
+) -> None:
+    def read(*_: object) -> None:
+        raise dns.resolver.NoResolverConfiguration
+
+    monkeypatch.setattr(dns.asyncresolver.Resolver, "read_resolv_conf", read)
+    await world.start({}, **BALANCED, dns={"lookup": True})
+    assert "clients are not looked up" in log.getvalue()
+    client = await world.client()
+    client.write(b"PROXY TCP4 192.0.2.7 192.0.2.25 4711 25\r\n")
+    assert (await client.reply()).startswith("220 ")
+    assert connects(world)[0].hostname == b"[192.0.2.7]"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "XCLIENT ADDR=192.0.2.7 HELO=a+0D+0ARCPT+20TO:<x@y> LOGIN=[UNAVAILABLE]",
+        "XFORWARD ADDR=192.0.2.7 HELO=a+0D+0ARCPT+20TO:<x@y>+00 IDENT=4Z+20)+3Cx+3E",
+    ],
+)
+async def test_nothing_can_be_injected(world: Any, command: str) -> None:
+    await world.start({}, **PROXIED, access={"relay_domains": ["example.net"]})
+    client = await world.client()
+    await client.reply()
+    await client.say("EHLO postfix.example")
+    assert (await client.say(command))[:3] in {"220", "250"}
+    if command.startswith("XCLIENT"):
+        await client.say("EHLO postfix.example")
+    await client.envelope()
+    assert (await client.send()).startswith("250 ")
+    connection = world.milters[0].connections[-1]
+    assert connection.of(Helo)[0] == Helo(b"a??RCPT?TO:?x?y?" + (b"?" if "XFORWARD" in command else b""))
+    assert all(b"x@y" not in line for line in world.hop.accepted[0].data.splitlines())
