@@ -41,6 +41,7 @@ _LIBRARIES = f"/usr/lib/{platform.machine()}-linux-gnu"
 ALL = {
     **BENCHMARK,
     "/usr/lib/python3/dist-packages/Milter/__init__.py": "python3-milter",
+    "/usr/bin/miltertest": "miltertest",
     # What an unpacked Sendmail needs, and AUTH for both MTAs.
     f"{_LIBRARIES}/libwrap.so.0": "libwrap0",
     "/usr/bin/m4": "m4",
