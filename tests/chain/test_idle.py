@@ -10,7 +10,7 @@ from milterchain.milter.client import Content, MilterSession
 from milterchain.milter.endpoint import parse_endpoint
 from milterchain.milter.flags import Command, Family, Protocol
 from milterchain.milter.messages import Accept, Connect, Continue, Mail, Rcpt, Reject, ReplyCode, TempFail
-from milterchain.testing import Close, InTurn, ScriptedMilter
+from milterchain.testing import Close, InTurn, Late, ScriptedMilter, Silence
 
 MESSAGE = "HMRTLLLNBE"
 REUSE = {"reuse": True}
@@ -157,6 +157,23 @@ async def test_the_first_refusal_in_configured_order(lab, reusing, first, second
     session = chain.session(lab.client)
     assert await lab.play(session, "C Q") == [expected, ""]
     await session.close()
+
+
+async def test_those_behind_a_refusal_are_not_waited_for(lab, reusing):
+    """What is gone would have to be opened again, and that may take its time."""
+    gone = asyncio.Event()
+    late = [Late(gone), ReplyCode(b"550 5.7.1 at last")]
+    await lab.milter({C: InTurn(Continue(), late)})
+    away = await lab.milter({C: DIES}, negotiate=InTurn(lab.wants(), Silence()))
+    chain = reusing()
+    await whole_session(lab, chain)
+    session = chain.session(lab.client)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        told = group.create_task(lab.play(session, "C Q"))
+        await away.wait_closed()
+        gone.set()
+    assert told.result() == ["550 5.7.1 at last", ""]
+    assert len(away.connections) == 1
 
 
 async def test_closed_after_a_while(lab):
