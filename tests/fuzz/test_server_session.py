@@ -55,6 +55,8 @@ FUZZ = settings.get_profile("fuzz-sockets")
 OPTIONS = ServerOptions(
     negotiation_timeout=0.5, idle_timeout=0.5, handler_timeout=0.5, write_timeout=0.3, close_timeout=0.5
 )
+PATIENT = ServerOptions(negotiation_timeout=PATIENCE, idle_timeout=PATIENCE, handler_timeout=PATIENCE)
+"""For MTAs that obey: no stall of the machine is to look like a failure."""
 HERE = Endpoint(host="127.0.0.1")
 READ_AHEAD = 1024 * 1024
 """Bytes that may wait besides one packet: what the server and asyncio read ahead, with room to spare."""
@@ -86,7 +88,7 @@ class AnyFilter(Milter):
     actions = ALL_ACTIONS
 
     def __init__(self, behaviours, made):
-        self.behaviours = behaviours
+        self.behaviours = list(behaviours)
         self.open = False
         self.begun = self.ended = 0
         made.append(self)
@@ -175,6 +177,8 @@ async def speak(mta: RawMta, pieces: list[bytes], cuts: list[int]) -> None:
     """Write in pieces of these sizes, and let the server read in between."""
     data = b"".join(pieces)
     for size in cuts:
+        if mta._writer.is_closing():
+            return
         mta.send(data[:size])
         data = data[size:]
         await asyncio.sleep(0)
@@ -229,7 +233,7 @@ STEPS = st.sampled_from(
         *["stream", "content"] * 4,
     ]
 )
-OBEYING = ClientOptions(command_timeout=2, content_timeout=2)
+OBEYING = ClientOptions(command_timeout=PATIENCE, content_timeout=PATIENCE)
 
 
 async def play(session: MilterSession, steps) -> None:
@@ -274,7 +278,7 @@ def test_an_mta_that_obeys_is_never_surprised(caplog, steps, behaviours, negotia
         async with (
             asyncio.timeout(PATIENCE),
             MilterServer(
-                lambda: AnyFilter(behaviours, made), [HERE], options=OPTIONS, negotiation=negotiation
+                lambda: AnyFilter(behaviours, made), [HERE], options=PATIENT, negotiation=negotiation
             ) as server,
         ):
             session = await MilterSession.open(server.endpoints[0], OBEYING)
@@ -292,6 +296,8 @@ def test_an_mta_that_obeys_is_never_surprised(caplog, steps, behaviours, negotia
 
 EVERYTHING = NegotiationOptions(protocol=Protocol(0))
 FLOOD = 4 * 1024 * 1024
+CHATTER = 16 * 1024 * 1024
+"""More than the buffers of both sides and of the system hold."""
 
 
 class Chatty(Milter):
@@ -303,7 +309,7 @@ class Chatty(Milter):
         return None
 
     async def end_of_message(self, modifier):
-        while True:
+        for _ in range(CHATTER // 100_000):
             await modifier.replace_body(b"x" * 100_000)
 
 
