@@ -65,13 +65,13 @@ HELD_BACK = 1024 * 1024
 
 OFFER = OptNeg(version=6, actions=ALL_ACTIONS, protocol=ALL_PROTOCOL)
 MESSAGE = [Mail(b"<>"), Rcpt(b"<>"), Data(), Header(b"a", b"b"), EndOfHeaders(), Body(b"x"), EndOfMessage()]
-EXPECTED = {
+EXPECTED = (
     "the filter failed",
-    "the filter took more than %s s",
-    "the filter's answer is wrong: %r: %s",
+    "the filter took more than",
+    "the filter's answer is wrong",
     "connection closed: %s",
-}
-"""What the server logs of filters and MTAs that misbehave."""
+)
+"""How begins what the server logs of filters and MTAs that misbehave."""
 
 BEHAVIOURS = [
     *[None] * 20,
@@ -153,7 +153,9 @@ def check(made, caplog):
     assert [each.ended for each in made] == [1] * len(made)
     assert all(each.begun <= 1 for each in made)
     bad = [
-        record for record in caplog.records if record.levelno > logging.INFO and record.msg not in EXPECTED
+        record
+        for record in caplog.records
+        if record.levelno > logging.INFO and not record.msg.startswith(EXPECTED)
     ]
     assert [record.getMessage() for record in bad] == []
 
