@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from milterchain.errors import LocalProtocolError, MilterClosedError, MilterError
+from milterchain.errors import CloseConnectionError, LocalProtocolError, MilterClosedError, MilterError
 from milterchain.milter.connection import Connection, Event
 from milterchain.milter.filter import Milter
 from milterchain.milter.flags import Command, Protocol
@@ -119,7 +119,9 @@ class ServerSession:
 
     def stop(self) -> None:
         """Break the connection; the filter's `close` is still awaited."""
-        if self._task is not None and not self._parting:
+        if self._parting:
+            self._draining = True
+        elif self._task is not None:
             self._parting = True
             self._task.cancel()
 
@@ -167,7 +169,8 @@ class ServerSession:
 
     def _left(self) -> None:
         """The MTA has left: nobody waits for the filter's answer any more."""
-        if self._calling and not self._flushing and self._connection.awaited is not None:
+        working = self._calling and not self._flushing and not self._parting
+        if working and self._connection.awaited is not None:
             self._interrupt(_Interruption.LEFT)
 
     def _interrupt(self, reason: _Interruption) -> None:
@@ -263,28 +266,49 @@ class ServerSession:
         """Await a method of the filter; its failures are temporary failures of the message.
 
         Raises:
+            CloseConnectionError: it wants the connection closed.
             MilterClosedError: the MTA left while it ran.
         """
         self._deadline.set(seconds)
         self._calling = True
+        if self._reader.left:  # before it was called
+            asyncio.get_running_loop().call_soon(self._left)
         try:
             return await method
         except asyncio.CancelledError:
-            reason = self._interruption
-            if reason is None or self._uncancel():
+            if not self._explained(seconds):
                 raise
-            if reason is _Interruption.LEFT:
-                raise MilterClosedError("the MTA left while the filter worked") from None
-            _log.error("the filter took more than %s s", seconds)
-        except MilterClosedError as error:
-            _log.debug("the MTA left at the end of a message: %s", error)
-        except Exception:  # noqa: BLE001 - whatever a filter's author did not think of
-            _log.exception("the filter failed")
+        except CloseConnectionError:
+            if not self._parting:
+                raise
+        except Exception as error:  # noqa: BLE001 - whatever a filter's author did not think of
+            if isinstance(error, MilterClosedError) and self._gone():
+                _log.debug("the MTA left at the end of a message: %s", error)
+            else:
+                _log.exception("the filter failed")
         finally:
             self._calling = False
             if self._interruption is not None:
                 self._uncancel()
         return TempFail()
+
+    def _explained(self, seconds: float) -> bool:
+        """Note why a method of the filter was cancelled; False if this task was, by somebody else.
+
+        Raises:
+            MilterClosedError: the MTA left.
+        """
+        assert self._task is not None
+        reason = self._interruption
+        if not self._task.cancelling():
+            _log.exception("the filter failed: what it waited for was cancelled")
+            return True
+        if reason is None or self._uncancel():
+            return False
+        if reason is _Interruption.LEFT:
+            raise MilterClosedError("the MTA left while the filter worked") from None
+        _log.error("the filter took more than %s s", seconds)
+        return True
 
     def _uncancel(self) -> bool:
         """Take back our own cancellation; whether there are others."""
@@ -308,11 +332,13 @@ class ServerSession:
         if milter is None:
             return
         self._kept_for_session = False
+        over, self._parting = self._parting, True
         try:
             await self._forget()
         finally:
             self._milter = None
             await self._call(milter.close(), self._options.close_timeout)
+            self._parting = over
 
     # Output
 
@@ -367,6 +393,9 @@ class ServerSession:
         self._writer.write(b"".join(self._output))
         self._output.clear()
         self._held = 0
+
+    def _gone(self) -> bool:
+        return self._reader.left or self._writer.is_closing()
 
     def _check(self) -> None:
         # uvloop's transports raise RuntimeError when they are written to after the connection is lost.

@@ -228,6 +228,30 @@ async def test_work_that_the_mta_does_not_wait_for_goes_on():
     assert Filter.log == ["done", "abort", "close"]
 
 
+async def test_an_mta_that_left_before_the_work_began_ends_it_too():
+    class Filter(Waiting):
+        @no_reply
+        async def header(self, _name, _value):
+            self.called.set()
+            await go.wait()
+
+        async def mail(self, _sender, _args): ...
+
+        async def end_of_message(self, _modifier):
+            await Waiting.mail(self, b"", ())
+
+    go = asyncio.Event()
+    async with MilterServer(Filter, LISTENERS) as server:
+        async with RawMta(server.endpoints[0]) as mta:
+            await mta.negotiate()
+            assert await mta.ask(Mail(b"<>")) == Continue()
+            mta.send(Header(b"a", b"b"), EndOfMessage())
+            await Filter.called.wait()
+        go.set()
+        await server.shutdown(5)
+    assert Filter.log == ["cancelled", "abort", "close"]
+
+
 async def test_a_filter_that_does_not_mind_that_the_mta_left():
     class Filter(Waiting):
         async def mail(self, _sender, _args):
