@@ -55,7 +55,10 @@ class OnError(enum.Enum):
     """What the MTA is told when the function raises, takes too long, or asks for what cannot be done."""
 
     CLOSE = "close"
-    """Nothing: the connection is closed, and the MTA does what it is configured to do with a dead filter."""
+    """Nothing: the connection is closed, and the MTA does what it is configured to do with a dead filter.
+
+    A function can have that without failing: it raises `CloseConnectionError`.
+    """
     ACCEPT = "accept"
     TEMPFAIL = "tempfail"
     REJECT = "reject"
