@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -55,6 +56,8 @@ FUZZ = settings.get_profile("fuzz-sockets")
 OPTIONS = ServerOptions(
     negotiation_timeout=0.5, idle_timeout=0.5, handler_timeout=0.5, write_timeout=0.3, close_timeout=0.5
 )
+HASTY = replace(OPTIONS, negotiation_timeout=0.05, idle_timeout=0.05)
+"""For MTAs that stop in the middle of a packet, one after the other."""
 PATIENT = ServerOptions(negotiation_timeout=PATIENCE, idle_timeout=PATIENCE, handler_timeout=PATIENCE)
 """For MTAs that obey: no stall of the machine is to look like a failure."""
 HERE = Endpoint(host="127.0.0.1")
@@ -205,7 +208,7 @@ def test_any_mta(caplog, polite, pieces, cuts, behaviours, negotiation):
         async with (
             asyncio.timeout(PATIENCE),
             MilterServer(
-                lambda: AnyFilter(behaviours, made), [HERE], options=OPTIONS, negotiation=negotiation
+                lambda: AnyFilter(behaviours, made), [HERE], options=HASTY, negotiation=negotiation
             ) as server,
             RawMta(server.endpoints[0]) as mta,
         ):
@@ -297,7 +300,7 @@ def test_an_mta_that_obeys_is_never_surprised(caplog, steps, behaviours, negotia
 
 
 EVERYTHING = NegotiationOptions(protocol=Protocol(0))
-FLOOD = 4 * 1024 * 1024
+FLOOD = 2 * 1024 * 1024
 CHATTER = 16 * 1024 * 1024
 """More than the buffers of both sides and of the system hold."""
 
