@@ -207,6 +207,42 @@ async def test_it_runs_until_a_signal(tmp_path: Path, number: int) -> None:
     assert not (tmp_path / "milter").exists()
 
 
+async def until_it_ends(address: str, out: int) -> tuple[int | None, bytes]:
+    """Start the command with its output there; its exit code and what it complains of."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "milterchain", "log-milter", "--listen", address),
+        stdout=out,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(out)
+    async with asyncio.timeout(PATIENCE):
+        _, err = await process.communicate()
+    return process.returncode, err
+
+
+async def test_mail_passes_when_nobody_reads_the_log(tmp_path: Path) -> None:
+    """It stops then: a filter that fails would cost its MTA mail."""
+    address = f"unix:{tmp_path}/milter"
+    reader, writer = os.pipe()
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        ended = tasks.create_task(until_it_ends(address, writer))
+        assert b" listening " in await asyncio.to_thread(os.read, reader, 1000)
+        os.close(reader)
+        async with MtaClient(address).session() as session:
+            await session.connect(b"client.test")
+            await message(session)
+    assert ended.result() == (1, b"")
+    assert not (tmp_path / "milter").exists()
+
+
+async def test_a_full_disk(tmp_path: Path) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    assert await until_it_ends(f"unix:{tmp_path}/milter", full) == (
+        1,
+        b"cannot write: No space left on device\n",
+    )
+
+
 async def test_mistakes(command: Any) -> None:
     code, out, err = await command("log-milter", "--macros-at", "lunch=i")
     assert (code, out) == (2, "")
