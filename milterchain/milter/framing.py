@@ -16,6 +16,9 @@ OVERHEAD = 5
 """Bytes of a packet besides its payload."""
 
 _HEAD = struct.Struct("!IB")
+_LENGTH = struct.Struct("!I")
+_SHORT = 1024
+"""Bytes of payload below which copying them twice costs less than a view of them."""
 _MAX_LENGTH = 0xFFFFFFFF
 _QUOTED = 60
 """Bytes of a foreign protocol that are quoted in the error."""
@@ -99,19 +102,23 @@ class PacketReader:
             if buffer[0]:
                 raise _foreign(bytes(buffer))
             self._first = False
-        length = int.from_bytes(buffer[:4], "big")
+        (length,) = _LENGTH.unpack_from(buffer)
         if length - 1 > self.max_payload:
             raise PacketTooLargeError(
                 f"packet of {length} bytes announced, {self.max_payload + 1} are the most"
             )
         if not length:
             raise RemoteProtocolError("packet of length 0")
-        if len(buffer) < length + 4:
+        end = length + 4
+        if len(buffer) < end:
             return None
         code = buffer[4]
-        with memoryview(buffer) as view:
-            payload = bytes(view[5 : length + 4])
-        del buffer[: length + 4]
+        if length < _SHORT:
+            payload = bytes(buffer[5:end])
+        else:
+            with memoryview(buffer) as view:
+                payload = bytes(view[5:end])
+        del buffer[:end]
         return code, payload
 
     def skip(self, packet: bytes, most: int) -> int:

@@ -143,9 +143,12 @@ class ServerSession:
             self._busy = True
             while (event := connection.next_event()) is not None:
                 await self._handle(event)
-                if self._may_leave():
+                if self._draining and self._may_leave():
                     break
-            await self.flush()
+            if self._output:
+                await self.flush()
+            else:
+                self._acknowledge()
             self._busy = False
             if connection.state is State.CLOSED or self._may_leave():
                 return
@@ -153,7 +156,6 @@ class ServerSession:
                 self._deadline.set(self._options.negotiation_timeout)
             else:
                 self._deadline.set(self._options.idle_timeout)
-            self._acknowledge()
             data = await self._reader.receive()
             if not data:
                 return
@@ -185,7 +187,8 @@ class ServerSession:
         if isinstance(event, Macros):
             self._macros.define(event.stage, event.values)
             return
-        command = Command(event.code)
+        command = event.code
+        assert isinstance(command, Command)
         self._macros.command(command)
         if isinstance(event, OptNeg):
             self._milter = self._maker.first()
@@ -405,8 +408,9 @@ class ServerSession:
     async def _reply(self, verdict: object) -> None:
         """Send a filter's answer, or what stands for one that is none: a filter may return anything."""
         try:
-            if verdict is None:
-                verdict = Continue()
+            if verdict is None or type(verdict) is Continue:
+                await self._hold(self._connection.proceed())
+                return
             if isinstance(verdict, Reply):
                 await self._send(verdict)
                 return
@@ -417,7 +421,9 @@ class ServerSession:
         await self._send(TempFail())
 
     async def _send(self, message: Event) -> None:
-        data = self._connection.send(message)
+        await self._hold(self._connection.send(message))
+
+    async def _hold(self, data: bytes) -> None:
         self._output.append(data)
         self._held += len(data)
         if self._held > _HELD_BACK:
