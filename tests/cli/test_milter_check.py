@@ -119,6 +119,7 @@ async def test_a_message(command: Any, eml: Path) -> None:
 VERDICTS = [
     ({}, 0, "accept"),
     ({Command.CONNECT: Accept()}, 0, "accept"),
+    ({Command.CONNECT: Discard(), Command.HELO: Discard()}, 0, "accept"),
     ({Command.RCPT: Accept()}, 0, "accept"),
     ({Command.CONNECT: Reject()}, 5, "reject at connect"),
     ({Command.HELO: TempFail()}, 4, "tempfail at helo"),
