@@ -22,7 +22,7 @@ from milterchain.milter.flags import Family, Protocol, Stage
 from milterchain.milter.macros import spelled
 from milterchain.milter.messages import Connect, OptNeg
 from milterchain.milter.modifier import Modifier
-from milterchain.milter.readable import logfmt
+from milterchain.milter.readable import logfmt, quoted
 from milterchain.milter.server import Listener, MilterServer
 from milterchain.milter.server_options import NegotiationOptions
 
@@ -78,7 +78,7 @@ class EventLog:
             line = json.dumps({"time": now, "session": session, "event": event, "values": shown})
         else:
             present = {name: value for name, value in values.items() if value is not _GONE}
-            gone = [f"-{name}" for name, value in values.items() if value is _GONE]
+            gone = [f"-{quoted(name)}" for name, value in values.items() if value is _GONE]
             number = "" if session is None else f"#{session} "
             line = " ".join([now, f"{number}{logfmt(event, present)}", *gone])
         if self.failure is not None:

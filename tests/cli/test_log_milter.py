@@ -19,8 +19,9 @@ from milterchain.cli.log_milter import EventLog, serve
 from milterchain.milter.endpoint import parse_endpoint
 from milterchain.milter.flags import Command, Family, Protocol, Stage
 from milterchain.milter.macro_bag import MacroBag
-from milterchain.milter.messages import Continue
+from milterchain.milter.messages import Connect, Continue, Helo, Macros, Quit
 from milterchain.milter.mta import MtaClient, MtaSession
+from milterchain.testing import RawMta
 
 NOW = "2026-01-02T03:04:05.678"
 MEANS = "may change nothing; knows: skip, rcpt rejected, leading space"
@@ -114,6 +115,19 @@ async def test_what_is_written(tmp_path: Path) -> None:
         "#1 close",
         "stopped sessions=1",
     ]
+
+
+async def test_macro_names_begin_no_lines(tmp_path: Path) -> None:
+    name = b"{a\n#2 close}"
+    async with serving(tmp_path) as (served, client), RawMta(client.endpoint) as mta:
+        await mta.negotiate()
+        await mta.ask(Connect(hostname=b"h"))
+        await mta.ask(Macros(Command.HELO, ((name, b"1"),)), Helo(b"h"))
+        mta.send(Macros(Command.HELO, ()), Helo(b"h"), Quit())
+        await mta.closed()
+        await served.until("close$")
+    assert '#1 macros "{a\\n#2 close}"=1' in served.lines
+    assert '#1 macros -"{a\\n#2 close}"' in served.lines
 
 
 async def test_json(tmp_path: Path) -> None:
