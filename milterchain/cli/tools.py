@@ -80,7 +80,9 @@ _UnknownLines = Annotated[
 _MacroValues = Annotated[
     list[str] | None,
     typer.Option(
-        "--macro", metavar="NAME=VALUE", help="A macro, such as {auth_authen}=ann; sent where its name is."
+        "--macro",
+        metavar="NAME=VALUE",
+        help="A macro, such as {auth_authen}=ann; sent at the stages that have its name (see --macros-at).",
     ),
 ]
 _MacroNames = Annotated[

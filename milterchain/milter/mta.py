@@ -158,6 +158,10 @@ class MtaSession:
         """Whether the session is over, for whatever reason."""
         return self._link.closed
 
+    def macro_names(self, stage: Stage) -> tuple[bytes, ...]:
+        """The macros that are sent at a stage if they are known, without braces."""
+        return tuple([key for _, key in self._plan(stage)])
+
     @property
     def skipped(self) -> Command | None:
         """The event of which the milter wants no more for now (SMFIR_SKIP): RCPT, HEADER or BODY."""

@@ -366,7 +366,10 @@ async def test_whose_list_of_macros_counts():
     async with ScriptedMilter(negotiate=agreeing(macros=requested)) as milter:
         async with MtaClient(milter.endpoint, options).session(values) as session:
             await envelope(session)
+            names = {stage: session.macro_names(stage) for stage in Stage}
         connection = await milter.wait_closed()
+    assert (names[Stage.CONNECT], names[Stage.HELO]) == ((b"v", b"custom"), ())
+    assert (names[Stage.MAIL], names[Stage.RCPT][:1]) == ((b"j", b"none"), (b"i",))
     assert connection.codes_with_macros == "ODCCHDMMDRRDTTAQ"
     assert connection.macros(Command.CONNECT) == {b"v": b"1", b"{custom}": b"2"}
     assert connection.macros(Command.MAIL) == {b"{j}": b"5"}
