@@ -139,6 +139,7 @@ class MtaSession:
         self._skipped: Command | None = None
         self._last: Command | None = None
         self._names: dict[Stage, MacroNames] = {}
+        self._told: set[Command] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -335,6 +336,7 @@ class MtaSession:
             self._link = await SteppedSession.open(link.endpoint, self._options)
             self._names.clear()
         self.macros = _bag(macros)
+        self._told.clear()
         self._forget()
         return reused
 
@@ -351,9 +353,12 @@ class MtaSession:
         if self._skips(code):
             return _unasked(code)
         macros = self._values(code, extra)
-        if not macros and code is Command.MAIL:
-            # Filters keep those of MAIL from message to message: an empty packet makes them forget.
+        if macros:
+            self._told.add(code)
+        elif code in self._told:
+            # Filters keep those of a command until they get others: an empty packet makes them forget.
             self._link.send(Macros(code, ()))
+            self._told.remove(code)
         future = self._link.command(command, macros)
         self._last = None
         if future is None:

@@ -216,7 +216,7 @@ async def test_what_was_declined_answers_itself():
         connection = await milter.wait_closed()
     assert [answer.asked for answer in asked] == [True, *[False] * 3, True, *[False] * 3, True]
     assert {answer.reply for answer in asked} == {Continue()}
-    assert connection.codes_with_macros == "OCDMMDRTNEQ"
+    assert connection.codes_with_macros == "OCMDRTNEQ"
     assert connection.violations == []
 
 
@@ -357,6 +357,22 @@ async def test_macros_go_with_their_events():
         ((b"y", b"1"),),
         ((b"z", b"1"),),
     ]
+
+
+async def test_macros_of_one_recipient_are_not_those_of_the_next():
+    """Filters keep what they were told of a command until they are told anew."""
+    async with ScriptedMilter() as milter:
+        async with MtaClient(milter.endpoint).session() as session:
+            await session.connect(b"client.test")
+            await session.mail(b"<a@a.test>")
+            session.macros[b"rcpt_addr"] = b"b@b.test"
+            await session.rcpt(b"<b@b.test>")
+            session.macros.discard(b"rcpt_addr")
+            await session.rcpt(b"<c@b.test>")
+            await session.rcpt(b"<d@b.test>")
+        connection = await milter.wait_closed()
+    assert connection.codes_with_macros == "OCMDRRDRRRAQ"
+    assert connection.macros(Command.RCPT) == {}
 
 
 async def test_whose_list_of_macros_counts():
