@@ -117,6 +117,8 @@ async def converse(factory, sent: bytes | list[AnyCommand]) -> None:
         RawMta(server.endpoints[0]) as mta,
     ):
         mta.send(*([sent] if isinstance(sent, bytes) else sent), b"\0\0\0\1Q\0\0\0\0")
+        # What was sent may be the beginning of a packet that is longer still.
+        mta._writer.write_eof()
         with suppress(ConnectionResetError):
             await mta.closed()
 
