@@ -137,7 +137,8 @@ class MilterServer:
         try:
             for listener in self._listeners:
                 endpoint = listener.endpoint
-                endpoint = parse_endpoint(endpoint) if isinstance(endpoint, str) else endpoint
+                if isinstance(endpoint, str):
+                    endpoint = parse_endpoint(endpoint, listening=True)
                 try:
                     endpoints.append(await self._listen(endpoint, listener))
                 except OSError as error:
