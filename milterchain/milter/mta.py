@@ -19,13 +19,14 @@ returns it as a value. `MilterSession` below it is the engine: futures instead o
 messages in one stream.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 from typing import Self, TypeAlias, TypeVar
 
-from milterchain.errors import RemoteProtocolError
+from milterchain.errors import MilterClosedError, RemoteProtocolError
 from milterchain.milter.answers import Answer, MessageAnswer
 from milterchain.milter.chunking import BodySource, chunks
 from milterchain.milter.client import ClientOptions
@@ -124,7 +125,8 @@ class MtaSession:
     What every method that sends raises:
         LocalProtocolError: the event is not possible now, or cannot travel (a NUL, too long); nothing was
             sent.
-        MilterError: the milter failed; the session is over.
+        MilterError: the milter failed; the session is over. So it is when a method is cancelled: nobody
+            would take the reply.
 
     Attributes:
         macros: what is known: set what becomes known before the event that it goes with, and forget what
@@ -363,7 +365,11 @@ class MtaSession:
         self._last = None
         if future is None:
             return _unasked(code)
-        reply = await future
+        try:
+            reply = await future
+        except asyncio.CancelledError:
+            self._link.give_up(MilterClosedError(f"given up before the reply to {code.name} came"))
+            raise
         if isinstance(reply, Skip) and code in _SKIPPABLE:
             self._skipped = code
         return self._checked(Answer(event=code, reply=reply))

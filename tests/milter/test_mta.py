@@ -504,6 +504,23 @@ async def test_nobody_there():
         MtaClient("nonsense")
 
 
+async def test_cancelled_before_a_reply():
+    """Nobody waits for the reply any more, not even the end of the session."""
+    async with (
+        ScriptedMilter({Command.RCPT: Silence()}) as milter,
+        MtaClient(milter.endpoint).session() as session,
+    ):
+        await session.connect(b"client.test")
+        await session.mail(b"<a@b>")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await session.rcpt(b"<c@d>")
+        assert session.closed
+        with pytest.raises(MilterClosedError, match="given up before the reply to RCPT came"):
+            await session.data()
+    assert milter.connections[0].codes == "OCMR"
+
+
 async def test_cancelled_in_a_piece():
     async with (
         ScriptedMilter({Command.END_OF_HEADERS: Silence()}) as milter,
