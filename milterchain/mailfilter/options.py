@@ -136,7 +136,8 @@ class FilterOptions:
         actions: what the function may want to do. What the MTA does not offer is left out; using it is an
             error, handled by `on_error`.
         macros: macros to ask for besides those that the transaction needs, for `Transaction.macro`.
-        max_recipients: recipients of one message; with more it is told to try again later (452 4.5.3).
+        max_recipients: recipients of one message; with more it is told to try again later (452 4.5.3). So it
+            is if they are longer than SMTP allows, all together.
         time_limit: seconds that a decision may take, however much progress is told.
     """
 

@@ -83,12 +83,12 @@ class FilterSession(Milter):
     async def rcpt(self, recipient: bytes, args: tuple[bytes, ...]) -> Reply | None:
         """Take a recipient, if the validator does."""
         incoming = self._collecting()
-        if len(incoming.recipients) >= self._options.max_recipients:
-            return _TOO_MANY
         known = Recipient.from_milter(recipient, args, self.macros)
+        if not incoming.has_room(known):
+            return _TOO_MANY
         refusal = await self._validate(incoming.sender, known)
         if refusal is None:
-            incoming.recipients.append(known)
+            incoming.add_recipient(known)
         return refusal
 
     async def data(self) -> Reply | None:

@@ -430,6 +430,10 @@ async def test_there_is_an_end_to_recipients():
         await mta.say(CLIENT, SayHelo(b"c.test"))
         await mta.envelope(recipients=(b"r@x.test",) * 3)
         assert await mta.content() == [ReplyCode(b"452 4.5.3 Too many recipients")]
+    async with serving(always(ACCEPT), max_recipients=3, validate_recipient=validator(r=ACCEPT)) as mta:
+        await mta.say(CLIENT, SayHelo(b"c.test"), Mail(b"<s@x.test>"))
+        assert await mta.say(Rcpt(b"<r@x.test>"), Rcpt(b"<r@x.test>", (b"X=" + b"x" * 5000,))) == []
+        assert await mta.say(Rcpt(b"<r@x.test>", (b"x" * 2000,))) != []
 
 
 # Errors
