@@ -773,7 +773,7 @@ class TestServer:
                 assert endpoint in str(caught.value)
                 assert not (tmp_path / "t").exists()
 
-    async def test_too_many_connections(self):
+    async def test_too_many_connections(self, caplog):
         limits = ServerOptions(connections=1)
         async with MilterServer(Milter, [ANY_PORT], options=limits) as server:
             (endpoint,) = server.endpoints
@@ -783,6 +783,7 @@ class TestServer:
                     with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
                         await second.negotiate()
                 assert await first.ask(EndOfMessage()) == Continue()
+        assert "connection refused: there are 1" in caplog.text
 
     async def test_close_breaks_connections_and_tells_the_filters(self):
         called = asyncio.Event()
