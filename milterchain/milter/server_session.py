@@ -89,6 +89,7 @@ class ServerSession:
         self._calling = False
         self._flushing = 0
         self._interruption: _Interruption | None = None
+        self._cancelled = 0
         self._draining = False
         self._parting = False
         self._acknowledge = quick_acknowledger(writer)
@@ -124,6 +125,7 @@ class ServerSession:
         elif self._task is not None:
             self._parting = True
             self._task.cancel()
+            self._deadline.set(self._options.close_timeout)
 
     def drain(self) -> None:
         """Close as soon as no SMTP session is served: at QUIT, at QUIT_NC, or now if none has begun.
@@ -135,7 +137,7 @@ class ServerSession:
             self._writer.close()
 
     def _may_leave(self) -> bool:
-        return self._draining and self._milter is None
+        return self._parting or (self._draining and self._milter is None)
 
     async def _converse(self) -> None:
         connection = self._connection
@@ -143,7 +145,7 @@ class ServerSession:
             self._busy = True
             while (event := connection.next_event()) is not None:
                 await self._handle(event)
-                if self._draining and self._may_leave():
+                if (self._draining or self._parting) and self._may_leave():
                     break
             if self._output:
                 await self.flush()
@@ -177,9 +179,10 @@ class ServerSession:
 
     def _interrupt(self, reason: _Interruption) -> None:
         assert self._task is not None
-        if self._interruption is None:
-            self._interruption = reason
-            self._task.cancel()
+        self._interruption = self._interruption or reason
+        self._cancelled += 1
+        self._task.cancel()
+        self._deadline.set(self._options.close_timeout)  # again, if it takes no notice
 
     # Events
 
@@ -317,7 +320,10 @@ class ServerSession:
         """Take back our own cancellation; whether there are others."""
         assert self._task is not None
         self._interruption = None
-        return self._task.uncancel() > 0
+        for _ in range(self._cancelled):
+            self._task.uncancel()
+        self._cancelled = 0
+        return self._task.cancelling() > 0
 
     async def _forget(self) -> None:
         """The message that is open, if any, will not be completed."""
