@@ -18,7 +18,8 @@
      │    ├── MilterConnectError     no connection: names the address, errno, path
      │    ├── MilterRestingError     it is left alone for a while, as it has failed too often
      │    ├── MilterTimeoutError     the peer did not answer (or take data) in time
-     │    └── MilterClosedError      the peer closed or reset the connection
+     │    ├── MilterClosedError      the peer closed or reset the connection
+     │    └── CloseConnectionError   raised by a filter: leave the MTA without an answer
      └── SMTPError                   something between an SMTP client and an SMTP server
           ├── SMTPSyntaxError        a command that RFC 5321 does not allow
           └── NextHopError           the next hop cannot be used
@@ -35,6 +36,7 @@ Verdicts of milters are no exceptions, neither are the next hop's refusals: both
 from collections.abc import Sequence
 
 __all__ = [
+    "CloseConnectionError",
     "ConfigurationError",
     "HeaderLimitError",
     "LocalProtocolError",
@@ -138,6 +140,13 @@ class MilterTimeoutError(MilterError):
 
 class MilterClosedError(MilterError):
     """The peer closed or reset the connection."""
+
+
+class CloseConnectionError(MilterError):
+    """Raised by a filter that wants its connection to the MTA closed, without an answer.
+
+    The MTA does what it is configured to do with a filter that died.
+    """
 
 
 class SMTPError(MilterchainError):

@@ -110,11 +110,13 @@ class Running:
     Attributes:
         kind: which.
         port: on loopback.
+        pid: of its process.
         negotiated: what it wants of an MTA like Postfix.
     """
 
     kind: FilterKind
     port: int
+    pid: int
     negotiated: Negotiated
 
 
@@ -137,7 +139,7 @@ def start(run: Run, kind: FilterKind, loop: str) -> Running:
         raise ServiceError(
             f"{kind.name} does not answer {', '.join(sorted(event.name for event in missing))}"
         )
-    return Running(kind, port, negotiated)
+    return Running(kind, port, service.pid, negotiated)
 
 
 def _negotiate(port: int) -> Negotiated:

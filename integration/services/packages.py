@@ -44,6 +44,7 @@ ALL = {
     "/usr/lib/dovecot/lmtp": "dovecot-lmtpd",
     "/usr/sbin/haproxy": "haproxy",
     "/usr/bin/swaks": "swaks",
+    "/usr/bin/miltertest": "miltertest",
     # What an unpacked Sendmail needs, and AUTH for both MTAs.
     f"{_LIBRARIES}/libwrap.so.0": "libwrap0",
     "/usr/bin/m4": "m4",

@@ -5,6 +5,7 @@ waited for after that.
 """
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 
 from milterchain.chain.briefing import Briefing
@@ -58,14 +59,12 @@ async def _greet(members: Sequence[Member], greetings: Sequence[Briefing], deadl
         verdict = await decide([(member, member.event(greeting)) for member in members], deadline)
         if verdict.decides:
             break
-    lost = [member for member in members if member.lost]
+    # Whoever stands behind a refusal could not change the answer.
+    before = itertools.takewhile(lambda member: member.name != verdict.milter, members)
+    lost = [member for member in before if member.lost]
     if not lost:
         return verdict
-    order = [member.name for member in members]
-    verdicts = [verdict, await _side_by_side(lost, greetings, deadline)]
-    return combine(
-        sorted((each for each in verdicts if each.decides), key=lambda each: order.index(each.milter or ""))
-    )
+    return combine([await _side_by_side(lost, greetings, deadline), verdict])
 
 
 async def _side_by_side(members: Sequence[Member], greetings: Sequence[Briefing], deadline: float) -> Verdict:

@@ -8,15 +8,15 @@ Texts and validation are those of Postfix 3.12 (milter8.c, smtpd.c).
 """
 
 import enum
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from milterchain.chain.settings import DefaultAction
-from milterchain.mail.replies import MAX_REPLY_LINE, MAX_REPLY_LINES, Reply
+from milterchain.mail.replies import Reply
 from milterchain.milter import messages
 from milterchain.milter.flags import Command, Response
+from milterchain.milter.reply_text import reply_lines
 
 __all__ = [
     "CONTINUE",
@@ -189,27 +189,10 @@ def scope_of(verdict: Verdict, event: Command) -> Scope:
     return Scope.MESSAGE
 
 
-_LINE = re.compile(rb"([45][0-9][0-9])[ -]([^\0]*)", re.DOTALL)
-
-
 def parse_reply_code(text: bytes) -> Reply | None:
-    """Read what SMFIR_REPLYCODE carries; None if it breaks Postfix's grammar.
-
-    Each line is a code, blank or dash, text; all codes are equal, and an enhanced status code has their
-    class. A dash where the blank belongs, or the other way round, is put right, as is `%%` (meant as an
-    escape) and a lone `%`. Nothing else is changed or added.
-    """
-    lines = text.split(b"\r\n", MAX_REPLY_LINES)
-    code = text[:3]
-    texts = []
-    for line in lines:
-        match = _LINE.fullmatch(line)
-        if match is None or match[1] != code or len(line) > MAX_REPLY_LINE:
-            return None
-        if match[2][:1].isdigit() and match[2][:1] != code[:1]:
-            return None
-        texts.append(b"%".join(part.replace(b"%", b"") for part in match[2].split(b"%%")))
-    return Reply(int(code), tuple(texts)) if len(lines) <= MAX_REPLY_LINES else None
+    """Read what SMFIR_REPLYCODE carries; None if it breaks Postfix's grammar (see `reply_lines`)."""
+    found = reply_lines(text)
+    return None if found is None else Reply(*found)
 
 
 _UNAVAILABLE = "Service unavailable"

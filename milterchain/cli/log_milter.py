@@ -7,6 +7,7 @@ nothing is asked for but what the command line says, so that MTAs tell all that 
 import asyncio
 import itertools
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from milterchain.milter.flags import Family, Protocol, Stage
 from milterchain.milter.macros import spelled
 from milterchain.milter.messages import Connect, OptNeg
 from milterchain.milter.modifier import Modifier
-from milterchain.milter.readable import logfmt
+from milterchain.milter.readable import logfmt, quoted
 from milterchain.milter.server import Listener, MilterServer
 from milterchain.milter.server_options import NegotiationOptions
 
@@ -37,18 +38,31 @@ _GONE: Final = object()
 class EventLog:
     """Writes events, as logfmt or as one JSON object each.
 
+    A log that cannot be written any more must not cost mail: nothing is raised then.
+
     Args:
         out: where to.
         as_json: for machines.
         clock: what time it is.
+        lost: called when `out` cannot be written to; nothing is written from then on.
+
+    Attributes:
+        failure: why it cannot; None while it can.
     """
 
     def __init__(
-        self, out: TextIO, *, as_json: bool = False, clock: Callable[[], datetime] = datetime.now
+        self,
+        out: TextIO,
+        *,
+        as_json: bool = False,
+        clock: Callable[[], datetime] = datetime.now,
+        lost: Callable[[], None] | None = None,
     ) -> None:
+        self.failure: OSError | None = None
         self._out = out
         self._json = as_json
         self._clock = clock
+        self._lost = lost
 
     def write(self, event: str, session: int | None = None, /, **values: object) -> None:
         """Write one event.
@@ -64,11 +78,18 @@ class EventLog:
             line = json.dumps({"time": now, "session": session, "event": event, "values": shown})
         else:
             present = {name: value for name, value in values.items() if value is not _GONE}
-            gone = [f"-{name}" for name, value in values.items() if value is _GONE]
+            gone = [f"-{quoted(name)}" for name, value in values.items() if value is _GONE]
             number = "" if session is None else f"#{session} "
             line = " ".join([now, f"{number}{logfmt(event, present)}", *gone])
-        self._out.write(f"{line}\n")
-        self._out.flush()
+        if self.failure is not None:
+            return
+        try:
+            self._out.write(f"{line}\n")
+            self._out.flush()
+        except OSError as error:
+            self.failure = error
+            if self._lost is not None:
+                self._lost()
 
 
 class LogMilter(Milter):
@@ -221,21 +242,33 @@ async def serve(
 
 def log_milter(
     listen: Sequence[str], macros: Mapping[Stage, Sequence[bytes]], *, as_json: bool = False
-) -> None:
-    """Serve and log to standard output until SIGTERM or SIGINT.
+) -> int:
+    """Serve and log to standard output until SIGTERM or SIGINT, or until that cannot be written to.
+
+    Returns:
+        The exit code: 1 if it could not.
 
     Raises:
         ConfigurationError: an address cannot be listened on.
     """
 
-    async def run() -> None:
+    async def run() -> OSError | None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        await serve(listen, EventLog(sys.stdout, as_json=as_json), stop, macros)
+        log = EventLog(sys.stdout, as_json=as_json, lost=stop.set)
+        await serve(listen, log, stop, macros)
+        return log.failure
 
     try:
-        asyncio.run(run())
+        failure = asyncio.run(run())
     except (MilterConnectError, ValueError) as error:
         raise ConfigurationError([f"--listen: {error}"]) from None
+    if failure is None:
+        return 0
+    # What Python still has to write would fail again when it ends, and be told then.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(failure, BrokenPipeError):  # as of `| head`
+        print(f"cannot write: {failure.strerror}", file=sys.stderr)  # noqa: T201
+    return 1

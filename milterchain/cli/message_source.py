@@ -66,7 +66,7 @@ def read_client(address: str) -> ClientInfo:
     """A client with this IP address, at this `unix:/PATH`, or `unknown`."""
     if address == "unknown":
         return ClientInfo()
-    if address.startswith("unix:"):
+    if address.startswith("unix:/"):
         return ClientInfo(address=address.removeprefix("unix:"), family=Family.UNIX)
     try:
         client = ip_address(address)

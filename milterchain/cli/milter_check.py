@@ -14,12 +14,13 @@ from milterchain.chain.client import ClientInfo, client_values, connect_event
 from milterchain.chain.values import MESSAGE_VALUES, content_values, mail_values, rcpt_values
 from milterchain.cli.milter_check_view import Event, MessageResult, Result, show, show_json
 from milterchain.cli.output import console
-from milterchain.errors import MilterError
+from milterchain.errors import ConfigurationError, LocalProtocolError, MilterError
 from milterchain.mail.envelope import Envelope, Path
 from milterchain.mail.message import Message
 from milterchain.milter.answers import Answer
 from milterchain.milter.endpoint import Endpoint
-from milterchain.milter.flags import Command
+from milterchain.milter.flags import Command, Stage
+from milterchain.milter.macros import canonical, spelled
 from milterchain.milter.messages import Continue
 from milterchain.milter.mta import MtaClient, MtaOptions, MtaSession
 from milterchain.milter.negotiation import Negotiated
@@ -91,6 +92,12 @@ class _Player:
         self._session = session
         self._ids = QueueIds()
         self._number: int | None = None
+
+    def unsent(self) -> tuple[str, ...]:
+        """The macros that were asked for and go with no event."""
+        sent = {name for stage in Stage for name in self._session.macro_names(stage)}
+        names = [name for name, _ in self._request.macros if canonical(name) not in sent]
+        return tuple([spelled(canonical(name)).decode("utf-8", "backslashreplace") for name in names])
 
     def note_opening(self, seconds: float) -> None:
         """Write down that options were agreed on."""
@@ -232,17 +239,25 @@ def _closes(answer: Answer) -> bool:
 
 
 async def check_milter(request: CheckRequest) -> Result:
-    """Play a request; a milter that fails is part of the result."""
+    """Play a request; a milter that fails is part of the result.
+
+    Raises:
+        ConfigurationError: what was asked for cannot be sent.
+    """
     player: _Player | None = None
     negotiated: Negotiated | None = None
     failure = None
+    unsent: tuple[str, ...] = ()
     start = time.perf_counter()
     try:
         async with MtaClient(request.endpoint, request.options).session() as session:
             negotiated = session.negotiated
             player = _Player(request, session)
             player.note_opening(time.perf_counter() - start)
+            unsent = player.unsent()
             await player.run()
+    except LocalProtocolError as error:
+        raise ConfigurationError([str(error)]) from None
     except MilterError as error:
         failure = str(error)
     return Result(
@@ -250,12 +265,17 @@ async def check_milter(request: CheckRequest) -> Result:
         negotiated=negotiated,
         events=() if player is None else tuple(player.events),
         messages=() if player is None else tuple(player.results),
+        unsent=unsent,
         failure=failure,
     )
 
 
 def milter_check(request: CheckRequest, *, json: bool = False) -> int:
-    """Play, print, and return the exit code."""
+    """Play, print, and return the exit code.
+
+    Raises:
+        ConfigurationError: what was asked for cannot be sent.
+    """
     with console(error=True).status(f"asking {request.endpoint}"):
         result = asyncio.run(check_milter(request))
     out = console()

@@ -124,6 +124,7 @@ class Result:
     Attributes:
         milter: its address.
         negotiated: what was agreed on; None if nothing was.
+        unsent: names of macros that were given and are not sent with any event.
         failure: why the milter is of no use; None if it worked.
     """
 
@@ -131,6 +132,7 @@ class Result:
     negotiated: Negotiated | None
     events: tuple[Event, ...]
     messages: tuple[MessageResult, ...]
+    unsent: tuple[str, ...]
     failure: str | None
 
     @property
@@ -147,6 +149,7 @@ class Result:
             "negotiated": None if self.negotiated is None else _negotiated(self.negotiated),
             "events": [event.to_json() for event in self.events],
             "messages": [message.to_json() for message in self.messages],
+            "macros_not_sent": list(self.unsent),
             "failure": self.failure,
             "exit_code": self.exit_code,
         }
@@ -166,6 +169,8 @@ def show(out: Console, result: Result) -> None:
         for stage, names in negotiated.macros.items():
             wanted = " ".join(map(_text, names)) or "nothing"
             _print(out, f"  asks for macros at {_stage(stage)}: {wanted}")
+        if result.unsent:
+            _print(out, f"  macros that go with no event: {' '.join(result.unsent)} (see --macros-at)")
         out.print()
         print_rows(
             out, ("Message", "Event", "Argument", "Time", "Answer"), [_cells(each) for each in result.events]

@@ -80,7 +80,9 @@ _UnknownLines = Annotated[
 _MacroValues = Annotated[
     list[str] | None,
     typer.Option(
-        "--macro", metavar="NAME=VALUE", help="A macro, such as {auth_authen}=ann; sent where its name is."
+        "--macro",
+        metavar="NAME=VALUE",
+        help="A macro, such as {auth_authen}=ann; sent at the stages that have its name (see --macros-at).",
     ),
 ]
 _MacroNames = Annotated[
@@ -145,11 +147,15 @@ _WantedMacros = Annotated[
 
 
 def log_milter(*, listen: _Listen = None, macro_names: _WantedMacros = None, json: _Json = False) -> None:
-    """A filter that accepts everything. Logs each event, each changed macro, and what was negotiated."""
+    """A filter that accepts everything. Logs each event, each changed macro, and what was negotiated.
+
+    Runs until SIGTERM or SIGINT, or until nobody reads what it writes, and says then how many SMTP sessions
+    there were.
+    """
     from milterchain.cli.log_milter import log_milter as run  # noqa: PLC0415 - `--help` should not wait
 
     macros = _parsed("--macros-at", lambda: dict(map(_macro_names, macro_names or ())))
-    run(listen or [DEFAULT_LISTEN], macros, as_json=json)
+    raise typer.Exit(run(listen or [DEFAULT_LISTEN], macros, as_json=json))
 
 
 def milter_check(

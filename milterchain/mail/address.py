@@ -76,7 +76,7 @@ class Address:
 
     @property
     def ascii_domain(self) -> bytes:
-        """The domain in lower case and A-labels; what cannot be written so (IDNA 2008) stays as it is."""
+        """The domain in lower case and A-labels; what cannot be written so stays as it is."""
         return normalize_domain(self.domain)
 
     @property
@@ -86,7 +86,7 @@ class Address:
         try:
             return idna.decode(domain) if b"xn--" in domain else domain.decode("utf-8")
         except UnicodeError:  # includes idna.IDNAError
-            return domain.decode("utf-8", "backslashreplace")
+            return self.domain.removesuffix(b".").decode("utf-8", "backslashreplace").lower()
 
     @property
     def parameters(self) -> dict[bytes, bytes]:

@@ -36,6 +36,8 @@ MAX_ADDRESS = 1000
 """Octets of an address. RFC 5321 4.5.3.1.3 says 256; signed and rewritten senders exceed it."""
 
 _CACHED_DOMAINS = 4096
+_LABEL = 63
+"""Octets of a label in DNS, hence characters that are worth encoding: it takes the square of the time."""
 _QUOTED = rb'"(?:[^"\\]|\\.)*"'
 # `@a,@b:` before the address proper (RFC 5321 4.1.1.3: to be ignored).
 _ROUTE = re.compile(rb"@[^@:\"\s]+(?:,@[^@:\"\s]+)*:")
@@ -76,9 +78,29 @@ def normalize_domain(domain: bytes) -> bytes:
     if domain.isascii() and b"xn--" not in domain:
         return domain
     try:
-        return idna.encode(domain.decode("utf-8"), uts46=True).removesuffix(b".")
+        text = domain.decode("utf-8")
+        try:
+            return idna.encode(text, uts46=True).removesuffix(b".")
+        except idna.IDNAError:
+            return _normalize_labels(text)
     except UnicodeError:  # includes idna.IDNAError
         return domain
+
+
+def _normalize_labels(domain: str) -> bytes:
+    """The same for what IDNA 2008 forbids and DNS has: emoji, underscores beside other scripts.
+
+    Raises:
+        idna.IDNAError: a character that no domain can have.
+    """
+    labels = idna.uts46_remap(domain, std3_rules=False).removesuffix(".").split(".")
+    return b".".join(map(_normalize_label, labels))
+
+
+def _normalize_label(label: str) -> bytes:
+    if label.isascii() or len(label) > _LABEL:
+        return label.encode("utf-8")
+    return b"xn--" + label.encode("punycode")
 
 
 def _normalize_literal(literal: bytes) -> bytes:

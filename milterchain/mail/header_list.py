@@ -27,23 +27,45 @@ _SUBJECT = b"Subject"
 _DATE = b"Date"
 
 
+class _Place:
+    """A place in a ring; that of the list itself, which has no field, is between the last and the first."""
+
+    __slots__ = ("field", "following", "previous")
+
+    def __init__(self, previous: "_Place | None" = None) -> None:
+        self.field: Field | None = None
+        self.previous: _Place = previous or self
+        self.following: _Place = self.previous.following if previous else self
+        self.previous.following = self.following.previous = self
+
+    def leave(self) -> None:
+        self.previous.following, self.following.previous = self.following, self.previous
+
+
 class Field:
-    """One header in a `HeaderList`. Two are equal only if they are the same one.
+    """One header in a `HeaderList`. Two are equal only if they are the same one."""
 
-    Attributes:
-        name: as it is spelled.
-        value: what stands after the colon; see the module about the blank in front.
-    """
+    __slots__ = ("_leading_space", "_name", "_place", "_value")
 
-    __slots__ = ("_owner", "name", "value")
-
-    def __init__(self, owner: "HeaderList", name: bytes, value: bytes) -> None:
-        self._owner: HeaderList | None = owner
-        self.name = name
-        self.value = value
+    def __init__(self, place: _Place, name: bytes, value: bytes, *, leading_space: bool) -> None:
+        self._place: _Place | None = place
+        self._name = name
+        self._value = value
+        self._leading_space = leading_space
+        place.field = self
 
     def __repr__(self) -> str:
         return f"<Field {self.name!r}: {self.value!r}>"
+
+    @property
+    def name(self) -> bytes:
+        """The name as it is spelled."""
+        return self._name
+
+    @property
+    def value(self) -> bytes:
+        """What stands after the colon; see the module about the blank in front."""
+        return self._value
 
     @property
     def unfolded(self) -> bytes:
@@ -63,7 +85,7 @@ class Field:
     @property
     def deleted(self) -> bool:
         """Whether it is no longer in its list."""
-        return self._owner is None
+        return self._place is None
 
     def replace(self, value: bytes) -> None:
         """Give it another value; the spelling of its name stays.
@@ -72,7 +94,8 @@ class Field:
             ValueError: the value has a NUL or is too large, or the header was deleted.
         """
         if value != self.value:
-            self.value = _prepare(self.name, value, leading_space=self._list().leading_space)
+            self._here()
+            self._value = _prepare(self.name, value, leading_space=self._leading_space)
 
     def replace_text(self, text: str) -> None:
         """Give it a text as its value, folded and as encoded words (UTF-8) where ASCII does not suffice.
@@ -95,9 +118,9 @@ class Field:
 
     def delete(self) -> None:
         """Take it out of its list. May be called again."""
-        if self._owner is not None:
-            del self._owner._fields[self]
-            self._owner = None
+        if self._place is not None:
+            self._place.leave()
+            self._place = None
 
     def insert_before(self, name: bytes, value: bytes) -> "Field":
         """Put a new header before this one.
@@ -105,8 +128,7 @@ class Field:
         Raises:
             ValueError: name or value cannot be, or this header was deleted.
         """
-        owner = self._list()
-        return owner.insert(list(owner).index(self), name, value)
+        return _insert(self._here().previous, name, value, leading_space=self._leading_space)
 
     def insert_after(self, name: bytes, value: bytes) -> "Field":
         """Put a new header after this one.
@@ -114,13 +136,12 @@ class Field:
         Raises:
             ValueError: name or value cannot be, or this header was deleted.
         """
-        owner = self._list()
-        return owner.insert(list(owner).index(self) + 1, name, value)
+        return _insert(self._here(), name, value, leading_space=self._leading_space)
 
-    def _list(self) -> "HeaderList":
-        if self._owner is None:
+    def _here(self) -> _Place:
+        if self._place is None:
             raise ValueError(f"header {self.name!r} was deleted")
-        return self._owner
+        return self._place
 
 
 class HeaderList:
@@ -134,19 +155,21 @@ class HeaderList:
         leading_space: whether values have the blank that follows the colon.
     """
 
-    __slots__ = ("_fields", "leading_space", "original")
+    __slots__ = ("_ends", "leading_space", "original")
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]] = (), *, leading_space: bool = False) -> None:
         self.original: Sequence[tuple[bytes, bytes]] = tuple(headers)
         self.leading_space = leading_space
-        # A dictionary, because it forgets a field as quickly as a list does not.
-        self._fields = dict.fromkeys(Field(self, name, value) for name, value in self.original)
+        # A ring of fields: senders may send very many, which a filter goes through and changes one by one.
+        self._ends = _Place()
+        for name, value in self.original:
+            Field(_Place(self._ends.previous), name, value, leading_space=leading_space)
 
     def __iter__(self) -> Iterator[Field]:
-        return (field for field in tuple(self._fields) if not field.deleted)
+        return (field for field in self._present() if not field.deleted)
 
     def __len__(self) -> int:
-        return len(self._fields)
+        return len(self._present())
 
     def __contains__(self, name: bytes) -> bool:
         return self.field(name) is not None
@@ -157,13 +180,13 @@ class HeaderList:
     def __bytes__(self) -> bytes:
         """The headers as they are relayed, with CRLF line ends."""
         colon = b":" if self.leading_space else b": "
-        rows = [b"%b%b%b\n" % (field.name, colon, field.value) for field in self._fields]
+        rows = [b"%b%b%b\n" % (name, colon, value) for name, value in self.items()]
         return b"".join(rows).replace(b"\n", b"\r\n")
 
     @property
     def names(self) -> list[bytes]:
         """The name of each header, as it is spelled, in order."""
-        return [field.name for field in self._fields]
+        return [field.name for field in self._present()]
 
     @property
     def changed(self) -> bool:
@@ -172,7 +195,7 @@ class HeaderList:
 
     def items(self) -> list[tuple[bytes, bytes]]:
         """Name and value of each header, in order."""
-        return [(field.name, field.value) for field in self._fields]
+        return [(field.name, field.value) for field in self._present()]
 
     def edits(self, *, header_index: HeaderIndex = "postfix", keep_order: bool = False) -> list[HeaderEdit]:
         """The modifications that make the original what the list is now, see `header_edits`."""
@@ -180,8 +203,8 @@ class HeaderList:
 
     def fields(self, name: bytes) -> list[Field]:
         """All headers of that name, in order."""
-        lowered = name.lower()
-        return [field for field in self._fields if field.name.lower() == lowered]
+        lowered = bytes.lower(name)  # a str is an error, and not a name that no header has
+        return [field for field in self._present() if field.name.lower() == lowered]
 
     def field(self, name: bytes, index: int = 0) -> Field | None:
         """The header of that name (from 0; -1 is the last one), None if there is none."""
@@ -260,9 +283,7 @@ class HeaderList:
         Raises:
             ValueError: name or value cannot be.
         """
-        field = self._make(name, value)
-        self._fields[field] = None
-        return field
+        return _insert(self._ends.previous, name, value, leading_space=self.leading_space)
 
     def add_text(self, name: bytes, text: str) -> Field:
         """Add a header with a decoded text, see `Field.replace_text`."""
@@ -274,11 +295,8 @@ class HeaderList:
         Raises:
             ValueError: name or value cannot be.
         """
-        field = self._make(name, value)
-        fields = list(self._fields)
-        fields.insert(index, field)
-        self._fields = dict.fromkeys(fields)
-        return field
+        following = self._present()[index:]
+        return following[0].insert_before(name, value) if following else self.add(name, value)
 
     def delete(self, name: bytes) -> int:
         """Delete all headers of that name; how many there were."""
@@ -287,8 +305,19 @@ class HeaderList:
             field.delete()
         return len(gone)
 
-    def _make(self, name: bytes, value: bytes) -> Field:
-        return Field(self, name, _prepare(name, value, leading_space=self.leading_space))
+    def _present(self) -> list[Field]:
+        fields = []
+        place = self._ends.following
+        while place.field is not None:
+            fields.append(place.field)
+            place = place.following
+        return fields
+
+
+def _insert(previous: _Place, name: bytes, value: bytes, *, leading_space: bool) -> Field:
+    """Make a field that follows what is at a place."""
+    value = _prepare(name, value, leading_space=leading_space)
+    return Field(_Place(previous), name, value, leading_space=leading_space)
 
 
 def _prepare(name: bytes, value: bytes, *, leading_space: bool) -> bytes:

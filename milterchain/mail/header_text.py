@@ -104,7 +104,10 @@ def _decode_payload(encoding: bytes, payload: bytes) -> bytes:
 
 def _decode_charset(data: bytes, charset: bytes) -> str:
     name = charset.decode("ascii").replace("-", "_")
-    return data.decode(name, "replace") if name in _CHARSETS else _decode_octets(data)
+    try:
+        return data.decode(name, "replace") if name in _CHARSETS else _decode_octets(data)
+    except LookupError:  # Python lists what other systems have
+        return _decode_octets(data)
 
 
 def _decode_octets(data: bytes) -> str:

@@ -7,6 +7,8 @@ from milterchain.mailfilter.parties import Recipient, Sender
 __all__ = ["IncomingBody", "IncomingHeaders", "IncomingMessage"]
 
 _NO_BODY = BodyOptions(max_size=0)
+_RECIPIENT = 2048
+"""Octets of a recipient on average: Postfix takes no longer command."""
 
 
 class IncomingHeaders:
@@ -76,12 +78,12 @@ class IncomingMessage:
 
     Attributes:
         sender: who sends it.
-        recipients: who is to get it.
+        recipients: who is to get it; added by `add_recipient`.
         headers: the headers so far.
         body: the body so far.
     """
 
-    __slots__ = ("_options", "body", "headers", "recipients", "sender")
+    __slots__ = ("_options", "_room", "body", "headers", "recipients", "sender")
 
     def __init__(self, options: FilterOptions, sender: Sender) -> None:
         self.sender = sender
@@ -89,6 +91,16 @@ class IncomingMessage:
         self.headers = IncomingHeaders(options.headers)
         self.body = IncomingBody(options.body or _NO_BODY)
         self._options = options
+        self._room = options.max_recipients * _RECIPIENT
+
+    def has_room(self, recipient: Recipient) -> bool:
+        """Whether one more recipient is within the limits."""
+        return len(self.recipients) < self._options.max_recipients and _size(recipient) <= self._room
+
+    def add_recipient(self, recipient: Recipient) -> None:
+        """Take a recipient for which there is room."""
+        self._room -= _size(recipient)
+        self.recipients.append(recipient)
 
     @property
     def refused(self) -> bool:
@@ -106,3 +118,8 @@ class IncomingMessage:
     def close(self) -> None:
         """Throw away what was collected."""
         self.body.writer.close()
+
+
+def _size(recipient: Recipient) -> int:
+    texts = (recipient.raw, *recipient.args, recipient.transport, recipient.host)
+    return sum(map(len, texts))

@@ -55,7 +55,10 @@ class OnError(enum.Enum):
     """What the MTA is told when the function raises, takes too long, or asks for what cannot be done."""
 
     CLOSE = "close"
-    """Nothing: the connection is closed, and the MTA does what it is configured to do with a dead filter."""
+    """Nothing: the connection is closed, and the MTA does what it is configured to do with a dead filter.
+
+    A function can have that without failing: it raises `CloseConnectionError`.
+    """
     ACCEPT = "accept"
     TEMPFAIL = "tempfail"
     REJECT = "reject"
@@ -133,7 +136,8 @@ class FilterOptions:
         actions: what the function may want to do. What the MTA does not offer is left out; using it is an
             error, handled by `on_error`.
         macros: macros to ask for besides those that the transaction needs, for `Transaction.macro`.
-        max_recipients: recipients of one message; with more it is told to try again later (452 4.5.3).
+        max_recipients: recipients of one message; with more it is told to try again later (452 4.5.3). So it
+            is if they are longer than SMTP allows, all together.
         time_limit: seconds that a decision may take, however much progress is told.
     """
 

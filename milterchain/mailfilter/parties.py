@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from milterchain.mail.address import Address
-from milterchain.mailfilter.session_facts import macro_text
+from milterchain.mailfilter.session_facts import macro_text, text_of
 from milterchain.milter.macros import MacroStore
 
 __all__ = ["Recipient", "Sender"]
 
-_XTEXT = re.compile(r"\+([0-9A-F]{2})")
+_XTEXT = re.compile(rb"\+([0-9A-F]{2})")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,15 +41,15 @@ class Sender(Address):
         cls, raw: bytes, args: tuple[bytes, ...], macros: MacroStore, *, sendmail: bool = False
     ) -> Self:
         """Read the event and its macros; Sendmail writes the user's name as xtext (RFC 3461 section 4)."""
-        user = macro_text(macros, b"auth_authen")
+        user = macros.get(b"auth_authen") or b""
         if sendmail:
-            user = _XTEXT.sub(lambda match: chr(int(match[1], 16)), user)
+            user = _XTEXT.sub(lambda match: bytes.fromhex(match[1].decode("ascii")), user)
         return cls(
             raw,
             args,
             transport=macro_text(macros, b"mail_mailer"),
             host=macro_text(macros, b"mail_host"),
-            authenticated_user=user,
+            authenticated_user=text_of(user),
             auth_type=macro_text(macros, b"auth_type"),
             auth_ssf=macro_text(macros, b"auth_ssf"),
             auth_author=macro_text(macros, b"auth_author"),

@@ -4,12 +4,11 @@ A decision that comes before the end of a message is kept until then if changes 
 can be made. One at CONNECT or HELO is kept for every message of the session.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeAlias
 
-from milterchain.errors import MilterClosedError
+from milterchain.errors import CloseConnectionError
 from milterchain.mail.header_list import HeaderList
 from milterchain.mailfilter.changes import Changes, changes_of, check_changes, send_changes
 from milterchain.mailfilter.decision import ACCEPT, DISCARD, REJECT, TEMPFAIL, Decision
@@ -17,7 +16,7 @@ from milterchain.mailfilter.incoming import IncomingMessage
 from milterchain.mailfilter.negotiation import decision_command
 from milterchain.mailfilter.options import DecideAt, FilterOptions, OnError
 from milterchain.mailfilter.parties import Recipient, Sender
-from milterchain.mailfilter.running import run_with_progress
+from milterchain.mailfilter.running import MTALeftError, run_with_progress
 from milterchain.mailfilter.session_facts import MTA, Connection, Helo, macro_text
 from milterchain.mailfilter.transaction import Transaction
 from milterchain.mailfilter.validation import RecipientCheck
@@ -84,12 +83,12 @@ class FilterSession(Milter):
     async def rcpt(self, recipient: bytes, args: tuple[bytes, ...]) -> Reply | None:
         """Take a recipient, if the validator does."""
         incoming = self._collecting()
-        if len(incoming.recipients) >= self._options.max_recipients:
-            return _TOO_MANY
         known = Recipient.from_milter(recipient, args, self.macros)
+        if not incoming.has_room(known):
+            return _TOO_MANY
         refusal = await self._validate(incoming.sender, known)
         if refusal is None:
-            incoming.recipients.append(known)
+            incoming.add_recipient(known)
         return refusal
 
     async def data(self) -> Reply | None:
@@ -161,7 +160,7 @@ class FilterSession(Milter):
                 raise TypeError(f"a filter returns a Decision, not {decision!r}")  # noqa: TRY301
             changes = changes_of(transaction, decision)
             check_changes(changes, self.negotiated)
-        except MilterClosedError:
+        except (CloseConnectionError, MTALeftError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever its author did not think of
             return _Outcome(transaction, self._failed(error), Changes())
@@ -180,7 +179,7 @@ class FilterSession(Milter):
             decision = await run_with_progress(validate(check), self.progress, self._options.time_limit)
             if decision != ACCEPT and (decision.accepts or decision == DISCARD):
                 raise ValueError(f"{decision} is no decision on one recipient")  # noqa: TRY301
-        except MilterClosedError:
+        except (CloseConnectionError, MTALeftError):
             raise
         except Exception as error:  # noqa: BLE001 - as above
             decision = self._failed(error)
@@ -189,10 +188,10 @@ class FilterSession(Milter):
     def _failed(self, error: Exception) -> Decision:
         """What is decided instead."""
         policy = self._options.on_error
-        _log.error("the filter failed (queue id %s), hence %s", self._queue_id, policy.value, exc_info=error)
+        known = self._queue_id or "none yet"
+        _log.error("the filter failed (queue id: %s), hence %s", known, policy.value, exc_info=error)
         if policy is OnError.CLOSE:
-            # The end of the task that serves this connection is the end of the connection.
-            raise asyncio.CancelledError
+            raise CloseConnectionError("the filter failed") from error
         return _ON_ERROR[policy]
 
     # State

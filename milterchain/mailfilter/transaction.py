@@ -5,8 +5,8 @@ modifications that turn what came into what is here now. Changes are local: they
 the end of the message, and a message that is refused has none.
 
 What lies after the point of the decision (`DecideAt`) is not there yet: the sender is empty, there are no
-recipients and no headers. They can be changed all the same, blindly: headers can be added, recipients added
-and deleted, the sender changed.
+recipients and no headers. They can be changed all the same, blindly: headers can be added (after those of the
+message, wherever they are inserted), recipients added and deleted, the sender changed.
 """
 
 import operator

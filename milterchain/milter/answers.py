@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from milterchain.milter.flags import Command, Response
-from milterchain.milter.messages import Continue, Modification, Reply, ReplyCode, Skip
-from milterchain.milter.reply_text import ReplyParts, reply_parts
+from milterchain.milter.messages import Continue, Discard, Modification, Reply, ReplyCode, Skip
+from milterchain.milter.reply_text import ReplyParts, reply_lines, reply_parts
 
 __all__ = ["Answer", "MessageAnswer"]
 
-_WORDS: Mapping[int, ReplyParts] = MappingProxyType(
+_WORDS: Mapping[int, bytes] = MappingProxyType(
     {
-        Response.REJECT: ReplyParts(550, "5.7.1", (b"Command rejected",)),
-        Response.TEMPFAIL: ReplyParts(451, "4.7.1", (b"Service unavailable - try again later",)),
-        Response.SHUTDOWN: ReplyParts(421, "4.7.0", (b"Server closing connection",)),
+        Response.REJECT: b"550 5.7.1 Command rejected",
+        Response.TEMPFAIL: b"451 4.7.1 Service unavailable - try again later",
+        Response.SHUTDOWN: b"421 4.7.0 Server closing connection",
     }
 )
+_GREETINGS = (Command.CONNECT, Command.HELO)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +49,11 @@ class Answer:
 
         About what depends on the event: at CONNECT and HELO about the session, at RCPT a refusal about that
         recipient, at an unknown command a refusal about that; anything else about the message. SHUTDOWN and
-        the codes 421 and 521 end the session anywhere.
+        the codes 421 and 521 end the session anywhere. Discard at CONNECT and HELO is none: there is no
+        message yet, and Postfix goes on.
         """
+        if isinstance(self.reply, Discard):
+            return self.event not in _GREETINGS
         return not isinstance(self.reply, Continue | Skip)
 
     @property
@@ -58,19 +62,20 @@ class Answer:
 
         A refusal at CONNECT or HELO is told at MAIL as well: greetings have no room for it.
         """
-        if isinstance(self.reply, ReplyCode):
-            return reply_parts(self.reply.text)
-        return _WORDS.get(self.reply.code)
+        return reply_parts(self._text)
 
     @property
     def smtp(self) -> bytes | None:
-        """`refusal` as it is sent to the client, with its line ends."""
-        parts = self.refusal
-        if parts is None:
+        """The refusal as it is sent to the client: what the milter wrote, with line ends, and safe."""
+        found = reply_lines(self._text)
+        if found is None:
             return None
-        head = b"" if parts.status is None else parts.status.encode("ascii") + b" "
-        *firsts, last = (b"%b%b\r\n" % (head, line) for line in parts.lines)
-        return b"".join([*(b"%d-%b" % (parts.code, line) for line in firsts), b"%d %b" % (parts.code, last)])
+        code, (*firsts, last) = found
+        return b"".join([*(b"%d-%b\r\n" % (code, line) for line in firsts), b"%d %b\r\n" % (code, last)])
+
+    @property
+    def _text(self) -> bytes:
+        return self.reply.text if isinstance(self.reply, ReplyCode) else _WORDS.get(self.reply.code, b"")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

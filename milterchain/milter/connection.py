@@ -24,6 +24,7 @@ from milterchain.milter.messages import (
     Abort,
     AnyCommand,
     AnyResponse,
+    Continue,
     Macros,
     OptNeg,
     decode_command,
@@ -157,6 +158,19 @@ class Connection:
             self._outstanding.append(command)
         else:
             self._outstanding.extend(repeat(command, count))
+
+    def proceed(self) -> bytes:
+        """(milter) Take a Continue to be sent, the usual reply: the same as `send`.
+
+        Raises:
+            LocalProtocolError: as `send`.
+        """
+        possible = self.role is Role.MILTER and self.negotiated is not None and self.state is not State.CLOSED
+        if not possible or not self._outstanding:
+            return self.send(Continue())
+        # To every command it is a legal reply, and it changes no state.
+        self._outstanding.popleft()
+        return _CONTINUE
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the peer."""

@@ -54,7 +54,10 @@ class Endpoint:
                 unix.close()
                 raise
         family = socket.AF_INET6 if self.family == "inet6" else socket.AF_UNSPEC
-        return await loop.create_connection(factory, self.host, self.port, family=family)
+        try:
+            return await loop.create_connection(factory, self.host, self.port, family=family)
+        except ValueError:  # of the codec for host names, which knows no OSError
+            raise OSError(f"{self.host!r} is no host name") from None
 
 
 Dialer: TypeAlias = Callable[[Endpoint, Callable[[], asyncio.BaseProtocol]], Awaitable[object]]
@@ -87,8 +90,12 @@ async def _connect_unix(path: str) -> socket.socket:
         raise
 
 
-def parse_endpoint(text: str) -> Endpoint:
+def parse_endpoint(text: str, *, listening: bool = False) -> Endpoint:
     """Read an address.
+
+    Args:
+        text: the address.
+        listening: whether it is to be listened on: then port 0, which the system replaces, is one, too.
 
     Raises:
         ValueError: it is none; the text says why and what is allowed.
@@ -108,6 +115,7 @@ def parse_endpoint(text: str) -> Endpoint:
         host = host[1:-1]
     if not host:
         raise ValueError(f"{text!r} names no host; write {_FORMS}")
-    if not (port.isascii() and port.isdigit()) or not 0 < int(port) <= 0xFFFF:
-        raise ValueError(f"{text!r}: the port is a number from 1 to 65535")
+    least = 0 if listening else 1
+    if not (port.isascii() and port.isdigit()) or not least <= int(port) <= 0xFFFF:
+        raise ValueError(f"{text!r}: the port is a number from {least} to 65535")
     return Endpoint(host=host, port=int(port), family=kind)

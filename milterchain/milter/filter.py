@@ -86,8 +86,8 @@ class Milter:
     Each method may answer with a reply: `Accept()`, `Reject()`, `TempFail()`, `Discard()`, `Skip()`,
     `Shutdown()`, `Continue()` of `milterchain.milter.messages`, or `reply(…)`; None is `Continue()`. If a
     method raises or takes too long, the MTA is told to try again later (`TempFail()`), and the failure is
-    logged. If the MTA leaves while it waits for a method, that method is cancelled, then `abort` and `close`
-    are called.
+    logged; if it raises `CloseConnectionError`, the connection is closed without an answer. If the MTA leaves
+    while it waits for a method, that method is cancelled, then `abort` and `close` are called.
 
     A verdict that is returned where the MTA does not listen (NO_REPLY_* was negotiated) is kept and given at
     the next event that has a reply; no method is called in between.

@@ -16,6 +16,9 @@ OVERHEAD = 5
 """Bytes of a packet besides its payload."""
 
 _HEAD = struct.Struct("!IB")
+_LENGTH = struct.Struct("!I")
+_SHORT = 1024
+"""Bytes of payload below which copying them twice costs less than a view of them."""
 _MAX_LENGTH = 0xFFFFFFFF
 _QUOTED = 60
 """Bytes of a foreign protocol that are quoted in the error."""
@@ -70,19 +73,30 @@ class PacketReader:
 
     Attributes:
         max_payload: the longest payload that is taken.
-        unread: what was received and is no packet yet. Not to be changed.
+        unread: what was received and is no packet yet. Not to be changed. Bytes as they came, as long as
+            nothing has to be added or removed: large packets are mostly alone.
     """
 
     __slots__ = ("_first", "max_payload", "unread")
 
     def __init__(self, max_payload: int) -> None:
         self.max_payload = max_payload
-        self.unread = bytearray()
+        self.unread: bytes | bytearray = b""
         self._first = True
 
     def feed(self, data: bytes) -> None:
         """Take what was received."""
-        self.unread += data
+        if not self.unread:
+            self.unread = data
+        else:
+            buffer = self._changeable()
+            buffer += data
+
+    def _changeable(self) -> bytearray:
+        buffer = self.unread
+        if not isinstance(buffer, bytearray):
+            buffer = self.unread = bytearray(buffer)
+        return buffer
 
     def next_packet(self) -> tuple[int, bytes] | None:
         """The code and payload of the next packet; None while it is incomplete.
@@ -99,19 +113,26 @@ class PacketReader:
             if buffer[0]:
                 raise _foreign(bytes(buffer))
             self._first = False
-        length = int.from_bytes(buffer[:4], "big")
+        (length,) = _LENGTH.unpack_from(buffer)
         if length - 1 > self.max_payload:
             raise PacketTooLargeError(
                 f"packet of {length} bytes announced, {self.max_payload + 1} are the most"
             )
         if not length:
             raise RemoteProtocolError("packet of length 0")
-        if len(buffer) < length + 4:
+        end = length + 4
+        if len(buffer) < end:
             return None
         code = buffer[4]
-        with memoryview(buffer) as view:
-            payload = bytes(view[5 : length + 4])
-        del buffer[: length + 4]
+        if length < _SHORT or isinstance(buffer, bytes):
+            payload = bytes(buffer[5:end])
+        else:
+            with memoryview(buffer) as view:
+                payload = bytes(view[5:end])
+        if len(buffer) == end:
+            self.unread = b""
+        else:
+            del self._changeable()[:end]
         return code, payload
 
     def skip(self, packet: bytes, most: int) -> int:
@@ -126,7 +147,7 @@ class PacketReader:
             count += 1
         if count:
             self._first = False
-            del buffer[: count * size]
+            del self._changeable()[: count * size]
         return count
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:

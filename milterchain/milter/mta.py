@@ -19,13 +19,14 @@ returns it as a value. `MilterSession` below it is the engine: futures instead o
 messages in one stream.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 from typing import Self, TypeAlias, TypeVar
 
-from milterchain.errors import RemoteProtocolError
+from milterchain.errors import MilterClosedError, RemoteProtocolError
 from milterchain.milter.answers import Answer, MessageAnswer
 from milterchain.milter.chunking import BodySource, chunks
 from milterchain.milter.client import ClientOptions
@@ -124,7 +125,8 @@ class MtaSession:
     What every method that sends raises:
         LocalProtocolError: the event is not possible now, or cannot travel (a NUL, too long); nothing was
             sent.
-        MilterError: the milter failed; the session is over.
+        MilterError: the milter failed; the session is over. So it is when a method is cancelled: nobody
+            would take the reply.
 
     Attributes:
         macros: what is known: set what becomes known before the event that it goes with, and forget what
@@ -139,6 +141,7 @@ class MtaSession:
         self._skipped: Command | None = None
         self._last: Command | None = None
         self._names: dict[Stage, MacroNames] = {}
+        self._told: set[Command] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -157,6 +160,10 @@ class MtaSession:
     def closed(self) -> bool:
         """Whether the session is over, for whatever reason."""
         return self._link.closed
+
+    def macro_names(self, stage: Stage) -> tuple[bytes, ...]:
+        """The macros that are sent at a stage if they are known, without braces."""
+        return tuple([key for _, key in self._plan(stage)])
 
     @property
     def skipped(self) -> Command | None:
@@ -331,6 +338,7 @@ class MtaSession:
             self._link = await SteppedSession.open(link.endpoint, self._options)
             self._names.clear()
         self.macros = _bag(macros)
+        self._told.clear()
         self._forget()
         return reused
 
@@ -347,14 +355,21 @@ class MtaSession:
         if self._skips(code):
             return _unasked(code)
         macros = self._values(code, extra)
-        if not macros and code is Command.MAIL:
-            # Filters keep those of MAIL from message to message: an empty packet makes them forget.
+        if macros:
+            self._told.add(code)
+        elif code in self._told:
+            # Filters keep those of a command until they get others: an empty packet makes them forget.
             self._link.send(Macros(code, ()))
+            self._told.remove(code)
         future = self._link.command(command, macros)
         self._last = None
         if future is None:
             return _unasked(code)
-        reply = await future
+        try:
+            reply = await future
+        except asyncio.CancelledError:
+            self._link.give_up(MilterClosedError(f"given up before the reply to {code.name} came"))
+            raise
         if isinstance(reply, Skip) and code in _SKIPPABLE:
             self._skipped = code
         return self._checked(Answer(event=code, reply=reply))

@@ -5,7 +5,8 @@ Pure functions from values to values. What cannot be agreed on is a `Negotiation
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import or_
 from types import MappingProxyType
 
 from milterchain.errors import NegotiationError
@@ -261,8 +262,8 @@ def answer_as_milter(
 
     Args:
         offer: what the MTA sent.
-        actions: what the milter needs; all must have been offered.
-        optional: what the milter would use besides, as far as it was offered.
+        actions: what the milter needs; all must have been offered, and be in the version agreed on.
+        optional: what the milter would use besides, as far as that holds.
         protocol: what the milter would rather not get or not answer; what was not offered, or what the
             version does not know, is left out.
         macros: what the milter asks for at each stage, sent only to an MTA that takes such lists.
@@ -276,19 +277,28 @@ def answer_as_milter(
     """
     if offer.version < min_version:
         raise NegotiationError(f"the MTA offers version {offer.version}, {min_version} is the oldest")
+    version = min(offer.version, max_version)
     lists = {stage: tuple(names) for stage, names in macros.items()} if _takes_lists(offer) else {}
-    actions |= optional & offer.actions
+    offered = offer.actions & ~_too_new(version)
+    actions |= optional & offered
     if lists:
         actions |= Action.SET_MACRO_LIST
-    missing = int(actions) & ~int(offer.actions)
+    missing = int(actions) & ~int(offered)
     if missing:
-        raise NegotiationError(f"the MTA does not offer actions {missing:#x} (only {int(offer.actions):#x})")
-    version = min(offer.version, max_version)
+        raise NegotiationError(
+            f"the MTA does not offer actions {missing:#x} (only {int(offered):#x} in version {version})"
+        )
     known = _BITS[version]
     if version >= 6:
         known |= _SIZE_BITS
         protocol |= next((bit for bit, size in _SIZES if size <= max_data and bit & offer.protocol), _NOTHING)
     return OptNeg(version=version, actions=actions, protocol=protocol & offer.protocol & known, macros=lists)
+
+
+def _too_new(version: int) -> Action:
+    """The modifications that a version does not have. Postfix takes lists of macros in any."""
+    later = [action for action, since in ACTION_SINCE.items() if version < since]
+    return reduce(or_, later, _NO_ACTION) & ~Action.SET_MACRO_LIST
 
 
 def _takes_lists(offer: OptNeg) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import Field, fields
 from operator import attrgetter
 from typing import Any, ClassVar
 
-__all__ = ["Readable", "logfmt"]
+__all__ = ["Readable", "logfmt", "quoted"]
 
 _BARE = re.compile(r"[!#-<>-\[\]-~]+")
 """What needs no quotes: printable ASCII but `"`, `=` and the backslash."""
@@ -22,7 +22,7 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 def logfmt(word: str, values: Mapping[str, object]) -> str:
     """One line: a word, then `name=value` for each value in order."""
-    return " ".join([word, *(f"{_quoted(name)}={_shown(value)}" for name, value in values.items())])
+    return " ".join([word, *(f"{quoted(name)}={_shown(value)}" for name, value in values.items())])
 
 
 class Readable:
@@ -46,10 +46,10 @@ def _shown(value: object) -> str:
     if isinstance(value, enum.Enum):
         return value.name.lower()
     if isinstance(value, tuple):
-        return _quoted(" ".join(map(_plain, value)))
+        return quoted(" ".join(map(_plain, value)))
     if isinstance(value, Mapping):
-        return _quoted(" ".join(f"{_plain(name)}:{_plain(names)}" for name, names in value.items()))
-    return _quoted(_plain(value))
+        return quoted(" ".join(f"{_plain(name)}:{_plain(names)}" for name, names in value.items()))
+    return quoted(_plain(value))
 
 
 def _plain(value: object) -> str:
@@ -62,7 +62,8 @@ def _plain(value: object) -> str:
     return str(value)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as it stands in such a line: in quotes, with escapes, if it needs them."""
     if _BARE.fullmatch(text):
         return text
     return '"' + "".join(_escaped(character) for character in text) + '"'

@@ -9,17 +9,23 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["MAX_LINE", "MAX_LINES", "ReplyParts", "reply_parts", "reply_text"]
+__all__ = ["MAX_LINE", "MAX_LINES", "ReplyParts", "reply_lines", "reply_parts", "reply_text"]
 
 MAX_LINE = 980
 """Bytes of one line of a reply's text, code and status not counted (libmilter, MAXREPLYLEN)."""
 MAX_LINES = 32
 """Lines of a reply's text (libmilter, MAXREPLIES)."""
 
+MAX_READ_LINE = 4096
+"""Bytes that are read of one line. RFC 5321 4.5.3.1.5 says 512; filters exceed it."""
+MAX_READ_LINES = 128
+
 _STATUS = re.compile(r"([245])\.\d{1,3}\.\d{1,3}", re.ASCII)
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
-_LINE = re.compile(rb"([45]\d\d)(?:[ -](?:([245]\.\d{1,3}\.\d{1,3})(?= |\Z) ?)?(.*))?", re.DOTALL)
+_LINE = re.compile(rb"([45][0-9][0-9])[ -]([^\0]*)", re.DOTALL)
+_READ_STATUS = re.compile(rb"\A([245]\.\d{1,3}\.\d{1,3})(?: |\Z)")
+_UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _PERCENT = re.compile(rb"%(%?)")
 
 
@@ -93,14 +99,39 @@ class ReplyParts(NamedTuple):
     lines: tuple[bytes, ...]
 
 
+def reply_lines(text: bytes) -> tuple[int, tuple[bytes, ...]] | None:
+    """Read the text of a `ReplyCode` as Postfix 3.12 does (milter8.c).
+
+    Each line is a code, blank or dash, text; all codes are equal, and a text that begins with a digit begins
+    with that of their class. A dash where the blank belongs, or the other way round, is put right, as is `%%`
+    (meant as an escape) and a lone `%`. Control characters become `?`, so that no text can end its line.
+    Nothing else is changed or added.
+
+    Returns:
+        The code and the text of each line, status included; None if it is no reply that an MTA would take.
+    """
+    lines = text.split(b"\r\n", MAX_READ_LINES)
+    code = text[:3]
+    texts = []
+    for line in lines:
+        match = _LINE.fullmatch(line)
+        if match is None or match[1] != code or len(line) > MAX_READ_LINE:
+            return None
+        if match[2][:1].isdigit() and match[2][:1] != code[:1]:
+            return None
+        texts.append(_UNSAFE.sub(b"?", _PERCENT.sub(rb"\1", match[2])))
+    return (int(code), tuple(texts)) if len(lines) <= MAX_READ_LINES else None
+
+
 def reply_parts(text: bytes) -> ReplyParts | None:
-    """Read the text of a `ReplyCode`; None if it is no reply that an MTA would take."""
-    found = [_LINE.fullmatch(line) for line in text.split(b"\r\n")]
-    first = found[0]
-    if first is None or any(match is None or match[1] != first[1] for match in found):
+    """Read the text of a `ReplyCode`, the status apart; None if it is no reply that an MTA would take."""
+    found = reply_lines(text)
+    if found is None:
         return None
+    code, lines = found
+    first = _READ_STATUS.match(lines[0])
     return ReplyParts(
-        code=int(first[1]),
-        status=None if first[2] is None else first[2].decode(),
-        lines=tuple(_PERCENT.sub(rb"\1", match[3] or b"") for match in found if match is not None),
+        code=code,
+        status=None if first is None else first[1].decode(),
+        lines=tuple(_READ_STATUS.sub(b"", line) for line in lines),
     )

@@ -10,6 +10,7 @@
 """
 
 import asyncio
+import logging
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from milterchain.milter.server_sockets import UnixSocketFile
 from milterchain.milter.server_streams import Reader
 
 __all__ = ["Listener", "MilterServer"]
+
+_log = logging.getLogger("milterchain.milter.server")
 
 _READ_AHEAD = 128 * 1024
 """Bytes of one connection that wait in memory, twice at most, while its filter works."""
@@ -137,7 +140,8 @@ class MilterServer:
         try:
             for listener in self._listeners:
                 endpoint = listener.endpoint
-                endpoint = parse_endpoint(endpoint) if isinstance(endpoint, str) else endpoint
+                if isinstance(endpoint, str):
+                    endpoint = parse_endpoint(endpoint, listening=True)
                 try:
                     endpoints.append(await self._listen(endpoint, listener))
                 except OSError as error:
@@ -203,7 +207,10 @@ class MilterServer:
         return asyncio.StreamReaderProtocol(reader, self._serve, loop=loop)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._closing or len(self._sessions) >= self._options.connections:
+        full = len(self._sessions) >= self._options.connections
+        if self._closing or full:
+            if full:
+                _log.warning("connection refused: there are %d", len(self._sessions))
             writer.transport.abort()
             return
         assert isinstance(reader, Reader)

@@ -29,6 +29,7 @@ class ServerOptions:
             less elsewhere. `Milter.progress` starts it again.
         write_timeout: that an MTA may take to read what was sent.
         close_timeout: that `Milter.abort` and `Milter.close` may take; a server that stops waits for them.
+            A method that goes on though it was cancelled is cancelled again each time that it has passed.
     """
 
     connections: int = 1000

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from milterchain.errors import LocalProtocolError, MilterClosedError, MilterError
+from milterchain.errors import CloseConnectionError, LocalProtocolError, MilterClosedError, MilterError
 from milterchain.milter.connection import Connection, Event
 from milterchain.milter.filter import Milter
 from milterchain.milter.flags import Command, Protocol
@@ -89,6 +89,7 @@ class ServerSession:
         self._calling = False
         self._flushing = 0
         self._interruption: _Interruption | None = None
+        self._cancelled = 0
         self._draining = False
         self._parting = False
         self._acknowledge = quick_acknowledger(writer)
@@ -119,9 +120,12 @@ class ServerSession:
 
     def stop(self) -> None:
         """Break the connection; the filter's `close` is still awaited."""
-        if self._task is not None and not self._parting:
+        if self._parting:
+            self._draining = True
+        elif self._task is not None:
             self._parting = True
             self._task.cancel()
+            self._deadline.set(self._options.close_timeout)
 
     def drain(self) -> None:
         """Close as soon as no SMTP session is served: at QUIT, at QUIT_NC, or now if none has begun.
@@ -133,7 +137,7 @@ class ServerSession:
             self._writer.close()
 
     def _may_leave(self) -> bool:
-        return self._draining and self._milter is None
+        return self._parting or (self._draining and self._milter is None)
 
     async def _converse(self) -> None:
         connection = self._connection
@@ -141,9 +145,12 @@ class ServerSession:
             self._busy = True
             while (event := connection.next_event()) is not None:
                 await self._handle(event)
-                if self._may_leave():
+                if (self._draining or self._parting) and self._may_leave():
                     break
-            await self.flush()
+            if self._output:
+                await self.flush()
+            else:
+                self._acknowledge()
             self._busy = False
             if connection.state is State.CLOSED or self._may_leave():
                 return
@@ -151,7 +158,6 @@ class ServerSession:
                 self._deadline.set(self._options.negotiation_timeout)
             else:
                 self._deadline.set(self._options.idle_timeout)
-            self._acknowledge()
             data = await self._reader.receive()
             if not data:
                 return
@@ -167,14 +173,16 @@ class ServerSession:
 
     def _left(self) -> None:
         """The MTA has left: nobody waits for the filter's answer any more."""
-        if self._calling and not self._flushing and self._connection.awaited is not None:
+        working = self._calling and not self._flushing and not self._parting
+        if working and self._connection.awaited is not None:
             self._interrupt(_Interruption.LEFT)
 
     def _interrupt(self, reason: _Interruption) -> None:
         assert self._task is not None
-        if self._interruption is None:
-            self._interruption = reason
-            self._task.cancel()
+        self._interruption = self._interruption or reason
+        self._cancelled += 1
+        self._task.cancel()
+        self._deadline.set(self._options.close_timeout)  # again, if it takes no notice
 
     # Events
 
@@ -182,7 +190,8 @@ class ServerSession:
         if isinstance(event, Macros):
             self._macros.define(event.stage, event.values)
             return
-        command = Command(event.code)
+        command = event.code
+        assert isinstance(command, Command)
         self._macros.command(command)
         if isinstance(event, OptNeg):
             self._milter = self._maker.first()
@@ -263,34 +272,58 @@ class ServerSession:
         """Await a method of the filter; its failures are temporary failures of the message.
 
         Raises:
+            CloseConnectionError: it wants the connection closed.
             MilterClosedError: the MTA left while it ran.
         """
         self._deadline.set(seconds)
         self._calling = True
+        if self._reader.left:  # before it was called
+            asyncio.get_running_loop().call_soon(self._left)
         try:
             return await method
         except asyncio.CancelledError:
-            reason = self._interruption
-            if reason is None or self._uncancel():
+            if not self._explained(seconds):
                 raise
-            if reason is _Interruption.LEFT:
-                raise MilterClosedError("the MTA left while the filter worked") from None
-            _log.error("the filter took more than %s s", seconds)
-        except MilterClosedError as error:
-            _log.debug("the MTA left at the end of a message: %s", error)
-        except Exception:  # noqa: BLE001 - whatever a filter's author did not think of
-            _log.exception("the filter failed")
+        except CloseConnectionError:
+            if not self._parting:
+                raise
+        except Exception as error:  # noqa: BLE001 - whatever a filter's author did not think of
+            if isinstance(error, MilterClosedError) and self._gone():
+                _log.debug("the MTA left at the end of a message: %s", error)
+            else:
+                _log.exception("the filter failed")
         finally:
             self._calling = False
             if self._interruption is not None:
                 self._uncancel()
         return TempFail()
 
+    def _explained(self, seconds: float) -> bool:
+        """Note why a method of the filter was cancelled; False if this task was, by somebody else.
+
+        Raises:
+            MilterClosedError: the MTA left.
+        """
+        assert self._task is not None
+        reason = self._interruption
+        if not self._task.cancelling():
+            _log.exception("the filter failed: what it waited for was cancelled")
+            return True
+        if reason is None or self._uncancel():
+            return False
+        if reason is _Interruption.LEFT:
+            raise MilterClosedError("the MTA left while the filter worked") from None
+        _log.error("the filter took more than %s s", seconds)
+        return True
+
     def _uncancel(self) -> bool:
         """Take back our own cancellation; whether there are others."""
         assert self._task is not None
         self._interruption = None
-        return self._task.uncancel() > 0
+        for _ in range(self._cancelled):
+            self._task.uncancel()
+        self._cancelled = 0
+        return self._task.cancelling() > 0
 
     async def _forget(self) -> None:
         """The message that is open, if any, will not be completed."""
@@ -308,11 +341,13 @@ class ServerSession:
         if milter is None:
             return
         self._kept_for_session = False
+        over, self._parting = self._parting, True
         try:
             await self._forget()
         finally:
             self._milter = None
             await self._call(milter.close(), self._options.close_timeout)
+            self._parting = over
 
     # Output
 
@@ -368,6 +403,9 @@ class ServerSession:
         self._output.clear()
         self._held = 0
 
+    def _gone(self) -> bool:
+        return self._reader.left or self._writer.is_closing()
+
     def _check(self) -> None:
         # uvloop's transports raise RuntimeError when they are written to after the connection is lost.
         if self._writer.is_closing():
@@ -376,8 +414,9 @@ class ServerSession:
     async def _reply(self, verdict: object) -> None:
         """Send a filter's answer, or what stands for one that is none: a filter may return anything."""
         try:
-            if verdict is None:
-                verdict = Continue()
+            if verdict is None or type(verdict) is Continue:
+                await self._hold(self._connection.proceed())
+                return
             if isinstance(verdict, Reply):
                 await self._send(verdict)
                 return
@@ -388,7 +427,9 @@ class ServerSession:
         await self._send(TempFail())
 
     async def _send(self, message: Event) -> None:
-        data = self._connection.send(message)
+        await self._hold(self._connection.send(message))
+
+    async def _hold(self, data: bytes) -> None:
         self._output.append(data)
         self._held += len(data)
         if self._held > _HELD_BACK:

@@ -132,9 +132,10 @@ class Deadline:
 
 
 def quick_acknowledger(writer: asyncio.StreamWriter) -> Callable[[], None]:
-    """What acknowledges at once what is read next, for MTAs that write macros and command in two pieces.
+    """What acknowledges at once what was read, for MTAs that write macros and command in two pieces.
 
-    Linux forgets the option after a while, so it is set before each read.
+    To be called after each read that is not answered: a reply carries the acknowledgement with it, and one of
+    its own costs more than the rest of an event. Linux forgets the option, so setting it once is not enough.
     """
     raw: socket.socket | None = writer.get_extra_info("socket")
     if sys.platform != "linux" or raw is None or raw.family == socket.AF_UNIX:

@@ -15,9 +15,10 @@ the scenarios which MTAs there are, and make them in fixtures::
     def case_filters() -> Mapping[str, FilterStarter]: ...
 
 The fixture for MTA `NAME` is called `case_mta_NAME`, and makes a `milterchain.testing.cases.Mta`; without
-`pytest_case_mtas` there is one MTA called `mta`. `case_filters` may be left out if the filter under test runs
-already. Scenarios that are not meant for an MTA are skipped; if `pytest_case_mtas` returns `MtaTraits` and no
-names, they are no tests at all. The language is described in `milterchain.testing.cases`.
+`pytest_case_mtas` there is one MTA called `mta`, and with an empty list no test at all. `case_filters` may be
+left out if the filter under test runs already. Scenarios that are not meant for an MTA are skipped; if
+`pytest_case_mtas` returns `MtaTraits` and no names, they are no tests. The language is described in
+`milterchain.testing.cases`.
 """
 
 import asyncio
@@ -78,7 +79,8 @@ class CaseFile(pytest.Module):
             cases = load(self.path)
         except (CaseSyntaxError, OSError) as error:
             raise self.CollectError(str(error)) from None
-        mtas: Sequence[str | MtaTraits] = self.ihook.pytest_case_mtas() or ["mta"]
+        named: Sequence[str | MtaTraits] | None = self.ihook.pytest_case_mtas()
+        mtas = ["mta"] if named is None else named
         for case in cases:
             for mta in mtas:
                 if isinstance(mta, MtaTraits) and why_not(case, mta):

@@ -10,7 +10,7 @@ from milterchain.milter.client import Content, MilterSession
 from milterchain.milter.endpoint import parse_endpoint
 from milterchain.milter.flags import Command, Family, Protocol
 from milterchain.milter.messages import Accept, Connect, Continue, Mail, Rcpt, Reject, ReplyCode, TempFail
-from milterchain.testing import Close, InTurn, ScriptedMilter
+from milterchain.testing import Close, InTurn, Late, ScriptedMilter, Silence
 
 MESSAGE = "HMRTLLLNBE"
 REUSE = {"reuse": True}
@@ -157,6 +157,126 @@ async def test_the_first_refusal_in_configured_order(lab, reusing, first, second
     session = chain.session(lab.client)
     assert await lab.play(session, "C Q") == [expected, ""]
     await session.close()
+
+
+async def test_those_behind_a_refusal_are_not_waited_for(lab, reusing):
+    """What is gone would have to be opened again, and that may take its time."""
+    gone = asyncio.Event()
+    late = [Late(gone), ReplyCode(b"550 5.7.1 at last")]
+    await lab.milter({C: InTurn(Continue(), late)})
+    away = await lab.milter({C: DIES}, negotiate=InTurn(lab.wants(), Silence()))
+    chain = reusing()
+    await whole_session(lab, chain)
+    session = chain.session(lab.client)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        told = group.create_task(lab.play(session, "C Q"))
+        await away.wait_closed()
+        gone.set()
+    assert told.result() == ["550 5.7.1 at last", ""]
+    assert len(away.connections) == 1
+
+
+async def test_bytes_that_come_unasked_while_it_waits(lab, reusing):
+    """Read as the reply to CONNECT they would be believed."""
+    milter = await lab.milter([{K: [Reject()]}, {}])
+    chain = reusing()
+    await whole_session(lab, chain)
+    await milter.wait_closed()
+    assert await whole_session(lab, chain) == ["c"] * 6 + [""]
+    assert len(milter.connections) == 2
+
+
+async def test_a_milter_that_was_restarted_with_other_options(lab, reusing):
+    declines = lab.wants(Protocol.NO_HELO, Protocol.NO_HEADERS, version=4, macros={})
+    milter = await lab.milter([{K: Close()}, {}], negotiate=InTurn(lab.wants(), declines))
+    chain = reusing()
+    await whole_session(lab, chain)
+    await milter.wait_closed()
+    assert await whole_session(lab, chain) == ["c"] * 6 + [""]
+    again = await milter.wait_closed(1)
+    assert (again.codes, again.violations) == ("OCMRTNBEQ", [])
+
+
+@pytest.mark.parametrize("reply", [Accept(), Reject(), TempFail(), ReplyCode(b"550 5.7.1 no")])
+async def test_a_final_reply_to_connect_ends_it(lab, reusing, reply):
+    milter = await lab.milter({C: InTurn(Continue(), reply)})
+    chain = reusing()
+    await whole_session(lab, chain)
+    session = chain.session(lab.client)
+    await session.connect()
+    await session.close()
+    assert (await milter.wait_closed()).codes == f"OC{MESSAGE}KCQ"
+
+
+async def test_one_that_does_not_answer_connect_has_failed(lab, reusing):
+    """It has heard of the client: nobody tells how far it came."""
+    milter = await lab.milter({C: InTurn(Continue(), Silence())})
+    chain = reusing({**REUSE, "command_timeout": 0.1})
+    await whole_session(lab, chain)
+    session = chain.session(lab.client)
+    assert await lab.play(session, "C H M") == [LATER] * 3
+    await session.close()
+    assert len(milter.connections) == 1
+
+
+async def test_a_client_that_leaves_while_connect_is_under_way(lab, reusing):
+    answer = asyncio.Event()
+    kept = await lab.milter({C: InTurn(Continue(), [Late(answer), Continue()])})
+    gone = await lab.milter({C: DIES}, negotiate=InTurn(lab.wants(), Silence()))
+    chain = reusing()
+    await whole_session(lab, chain)
+    session = chain.session(lab.client)
+    async with asyncio.TaskGroup() as group:
+        connecting = group.create_task(session.connect())
+        await gone.wait_closed()
+        answer.set()
+        await gone.wait_for(lambda: len(gone.connections) == 2)
+        connecting.cancel()
+    assert connecting.cancelled()
+    await session.close()
+    assert (await kept.wait_closed()).codes == f"OC{MESSAGE}KCQ"
+    await gone.wait_closed(1)
+
+
+async def test_a_client_that_leaves_before_the_answer_to_connect(lab, reusing):
+    answer = asyncio.Event()
+    milter = await lab.milter({C: InTurn(Continue(), [Late(answer), Continue()])})
+    chain = reusing()
+    await whole_session(lab, chain)
+    session = chain.session(lab.client)
+    async with asyncio.TaskGroup() as group:
+        connecting = group.create_task(session.connect())
+        await milter.wait_for(lambda: milter.connections[0].codes.endswith("KC"))
+        connecting.cancel()
+    assert connecting.cancelled()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(session.close())
+        answer.set()
+    assert (await milter.wait_closed()).codes == f"OC{MESSAGE}KCQ"
+
+
+async def test_a_message_that_needs_a_new_connection_takes_a_kept_one(lab, reusing):
+    """A verdict amid streamed content closes the connection; the next message of the session goes on."""
+    milter = await lab.milter([{Command.HEADER: Accept()}, {}], drops_after_verdict=True)
+    chain = reusing({**REUSE, "pipeline": "on"})
+    first, second = chain.session(lab.client), chain.session(lab.client)
+    await lab.play(first, "C H M R1 T E")
+    await milter.wait_closed()
+    await lab.play(second, "C H M R1 T E Q")
+    await milter.wait_for(lambda: milter.connections[1].codes.endswith("K"))
+    assert await lab.play(first, "M R1 T E Q") == ["c"] * 4 + [""]
+    assert len(milter.connections) == 2
+    await milter.wait_for(lambda: milter.connections[1].codes == f"OC{MESSAGE}KC{MESSAGE}K")
+
+
+async def test_sessions_outlive_the_chain(lab, reusing):
+    milter = await lab.milter()
+    chain = reusing()
+    session = chain.session(lab.client)
+    await lab.play(session, "C H M R1 T E")
+    await chain.close()
+    await session.close()
+    assert (await milter.wait_closed()).codes == f"OC{MESSAGE}Q"
 
 
 async def test_closed_after_a_while(lab):

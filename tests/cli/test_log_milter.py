@@ -19,8 +19,9 @@ from milterchain.cli.log_milter import EventLog, serve
 from milterchain.milter.endpoint import parse_endpoint
 from milterchain.milter.flags import Command, Family, Protocol, Stage
 from milterchain.milter.macro_bag import MacroBag
-from milterchain.milter.messages import Continue
+from milterchain.milter.messages import Connect, Continue, Helo, Macros, Quit
 from milterchain.milter.mta import MtaClient, MtaSession
+from milterchain.testing import RawMta
 
 NOW = "2026-01-02T03:04:05.678"
 MEANS = "may change nothing; knows: skip, rcpt rejected, leading space"
@@ -116,6 +117,19 @@ async def test_what_is_written(tmp_path: Path) -> None:
     ]
 
 
+async def test_macro_names_begin_no_lines(tmp_path: Path) -> None:
+    name = b"{a\n#2 close}"
+    async with serving(tmp_path) as (served, client), RawMta(client.endpoint) as mta:
+        await mta.negotiate()
+        await mta.ask(Connect(hostname=b"h"))
+        await mta.ask(Macros(Command.HELO, ((name, b"1"),)), Helo(b"h"))
+        mta.send(Macros(Command.HELO, ()), Helo(b"h"), Quit())
+        await mta.closed()
+        await served.until("close$")
+    assert '#1 macros "{a\\n#2 close}"=1' in served.lines
+    assert '#1 macros -"{a\\n#2 close}"' in served.lines
+
+
 async def test_json(tmp_path: Path) -> None:
     async with serving(tmp_path, as_json=True) as (served, client), client.session({b"j": b"mx"}) as session:
         await session.connect(b"client.test", Family.INET6, 99, b"2001:db8::1")
@@ -205,6 +219,42 @@ async def test_it_runs_until_a_signal(tmp_path: Path, number: int) -> None:
     assert (process.returncode, err) == (0, b"")
     assert json.loads(out.splitlines()[-1])["values"] == {"sessions": 1}
     assert not (tmp_path / "milter").exists()
+
+
+async def until_it_ends(address: str, out: int) -> tuple[int | None, bytes]:
+    """Start the command with its output there; its exit code and what it complains of."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "milterchain", "log-milter", "--listen", address),
+        stdout=out,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(out)
+    async with asyncio.timeout(PATIENCE):
+        _, err = await process.communicate()
+    return process.returncode, err
+
+
+async def test_mail_passes_when_nobody_reads_the_log(tmp_path: Path) -> None:
+    """It stops then: a filter that fails would cost its MTA mail."""
+    address = f"unix:{tmp_path}/milter"
+    reader, writer = os.pipe()
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        ended = tasks.create_task(until_it_ends(address, writer))
+        assert b" listening " in await asyncio.to_thread(os.read, reader, 1000)
+        os.close(reader)
+        async with MtaClient(address).session() as session:
+            await session.connect(b"client.test")
+            await message(session)
+    assert ended.result() == (1, b"")
+    assert not (tmp_path / "milter").exists()
+
+
+async def test_a_full_disk(tmp_path: Path) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    assert await until_it_ends(f"unix:{tmp_path}/milter", full) == (
+        1,
+        b"cannot write: No space left on device\n",
+    )
 
 
 async def test_mistakes(command: Any) -> None:

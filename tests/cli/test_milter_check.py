@@ -119,6 +119,7 @@ async def test_a_message(command: Any, eml: Path) -> None:
 VERDICTS = [
     ({}, 0, "accept"),
     ({Command.CONNECT: Accept()}, 0, "accept"),
+    ({Command.CONNECT: Discard(), Command.HELO: Discard()}, 0, "accept"),
     ({Command.RCPT: Accept()}, 0, "accept"),
     ({Command.CONNECT: Reject()}, 5, "reject at connect"),
     ({Command.HELO: TempFail()}, 4, "tempfail at helo"),
@@ -382,6 +383,7 @@ MISTAKES = [
     (["--macro", "i"], "'i' is not NAME=VALUE"),
     (["--macros-at", "lunch=i"], "with a stage of connect"),
     (["--client-addr", "nowhere"], "does not appear to be an IPv4 or IPv6 address"),
+    (["--client-addr", "unix:"], "does not appear to be an IPv4 or IPv6 address"),
     (["--data-size", "2M"], "64K"),
     (["--abort-at", "lunch"], "mail"),
     (["/nonexistent/message.eml"], "No such file"),
@@ -395,6 +397,24 @@ async def test_usage_mistakes(command: Any, arguments: list[str], error: str) ->
     assert (code, out) == (2, "")
     assert error in err
     assert "Traceback" not in err
+
+
+async def test_what_cannot_be_sent_is_no_fault_of_the_milter(command: Any) -> None:
+    async with ScriptedMilter() as milter:
+        code, out, err = await command("milter-check", "--connect", milter.endpoint, "--helo", "x" * 70_000)
+    assert (code, out) == (2, "")
+    assert err.endswith("HELO or its macros are longer than 65535 bytes\n")
+
+
+async def test_macros_that_go_nowhere_are_told(command: Any) -> None:
+    own = ("--macro", "{mine}=1", "--macro", "other=2", "--macro", "{auth_type}=PLAIN")
+    async with ScriptedMilter() as milter:
+        _, out = await check(command, milter, *own, "--macros-at", "rcpt=other")
+        assert "  macros that go with no event: {mine} (see --macros-at)\n" in out
+        _, out = await check(command, milter, *own, "--macros-at", "rcpt=other", "--json")
+        assert json.loads(out)["macros_not_sent"] == ["{mine}"]
+        _, out = await check(command, milter, *own, "--macros-at", "rcpt=other,{mine}")
+        assert "no event" not in out
 
 
 async def test_help_documents_the_exit_codes(command: Any) -> None:

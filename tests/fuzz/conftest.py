@@ -35,8 +35,8 @@ EFFORT = {"short": 1, "long": 100}[os.environ.get("MILTERCHAIN_FUZZ", "short")]
 
 BASE = settings(deadline=None, suppress_health_check=list(HealthCheck))
 settings.register_profile("fuzz-values", BASE, max_examples=150 * EFFORT)
-settings.register_profile("fuzz-machines", BASE, max_examples=100 * EFFORT, stateful_step_count=40)
-settings.register_profile("fuzz-sockets", BASE, max_examples=120 * EFFORT)
+settings.register_profile("fuzz-machines", BASE, max_examples=60 * EFFORT, stateful_step_count=40)
+settings.register_profile("fuzz-sockets", BASE, max_examples=80 * EFFORT)
 
 TEXT = st.binary(max_size=24).map(lambda text: text.replace(b"\0", b"?"))
 INDEX = st.integers(0, 3) | st.integers(0, 2**32 - 1)

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from milterchain.errors import LocalProtocolError, NegotiationError, RemoteProtocolError
 from milterchain.milter.connection import Connection
-from milterchain.milter.flags import ALL_ACTIONS, ALL_PROTOCOL, Command, Protocol, Response
+from milterchain.milter.flags import ALL_ACTIONS, ALL_PROTOCOL, Action, Command, Protocol, Response
 from milterchain.milter.framing import encode_packet
 from milterchain.milter.messages import (
     Abort,
@@ -111,7 +111,7 @@ class Conversation(RuleBasedStateMachine):
         offer = Offer(version=version).message()
         self.tell(offer)
         self.arrive_at_milter(len(self.to_milter))
-        self.answer(answer_as_milter(offer, actions=ALL_ACTIONS & offer.actions, protocol=protocol))
+        self.answer(answer_as_milter(offer, actions=Action(0), optional=ALL_ACTIONS, protocol=protocol))
         self.arrive_at_mta(len(self.to_mta))
         assert self.mta.negotiated == self.milter.negotiated is not None
 

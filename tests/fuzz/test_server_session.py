@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -55,6 +56,10 @@ FUZZ = settings.get_profile("fuzz-sockets")
 OPTIONS = ServerOptions(
     negotiation_timeout=0.5, idle_timeout=0.5, handler_timeout=0.5, write_timeout=0.3, close_timeout=0.5
 )
+HASTY = replace(OPTIONS, negotiation_timeout=0.05, idle_timeout=0.05)
+"""For MTAs that stop in the middle of a packet, one after the other."""
+PATIENT = ServerOptions(negotiation_timeout=PATIENCE, idle_timeout=PATIENCE, handler_timeout=PATIENCE)
+"""For MTAs that obey: no stall of the machine is to look like a failure."""
 HERE = Endpoint(host="127.0.0.1")
 READ_AHEAD = 1024 * 1024
 """Bytes that may wait besides one packet: what the server and asyncio read ahead, with room to spare."""
@@ -63,13 +68,13 @@ HELD_BACK = 1024 * 1024
 
 OFFER = OptNeg(version=6, actions=ALL_ACTIONS, protocol=ALL_PROTOCOL)
 MESSAGE = [Mail(b"<>"), Rcpt(b"<>"), Data(), Header(b"a", b"b"), EndOfHeaders(), Body(b"x"), EndOfMessage()]
-EXPECTED = {
+EXPECTED = (
     "the filter failed",
-    "the filter took more than %s s",
-    "the filter's answer is wrong: %r: %s",
+    "the filter took more than",
+    "the filter's answer is wrong",
     "connection closed: %s",
-}
-"""What the server logs of filters and MTAs that misbehave."""
+)
+"""How begins what the server logs of filters and MTAs that misbehave."""
 
 BEHAVIOURS = [
     *[None] * 20,
@@ -86,7 +91,7 @@ class AnyFilter(Milter):
     actions = ALL_ACTIONS
 
     def __init__(self, behaviours, made):
-        self.behaviours = behaviours
+        self.behaviours = list(behaviours)
         self.open = False
         self.begun = self.ended = 0
         made.append(self)
@@ -151,7 +156,9 @@ def check(made, caplog):
     assert [each.ended for each in made] == [1] * len(made)
     assert all(each.begun <= 1 for each in made)
     bad = [
-        record for record in caplog.records if record.levelno > logging.INFO and record.msg not in EXPECTED
+        record
+        for record in caplog.records
+        if record.levelno > logging.INFO and not record.msg.startswith(EXPECTED)
     ]
     assert [record.getMessage() for record in bad] == []
 
@@ -175,6 +182,8 @@ async def speak(mta: RawMta, pieces: list[bytes], cuts: list[int]) -> None:
     """Write in pieces of these sizes, and let the server read in between."""
     data = b"".join(pieces)
     for size in cuts:
+        if mta._writer.is_closing():
+            return
         mta.send(data[:size])
         data = data[size:]
         await asyncio.sleep(0)
@@ -199,7 +208,7 @@ def test_any_mta(caplog, polite, pieces, cuts, behaviours, negotiation):
         async with (
             asyncio.timeout(PATIENCE),
             MilterServer(
-                lambda: AnyFilter(behaviours, made), [HERE], options=OPTIONS, negotiation=negotiation
+                lambda: AnyFilter(behaviours, made), [HERE], options=HASTY, negotiation=negotiation
             ) as server,
             RawMta(server.endpoints[0]) as mta,
         ):
@@ -229,7 +238,7 @@ STEPS = st.sampled_from(
         *["stream", "content"] * 4,
     ]
 )
-OBEYING = ClientOptions(command_timeout=2, content_timeout=2)
+OBEYING = ClientOptions(command_timeout=PATIENCE, content_timeout=PATIENCE)
 
 
 async def play(session: MilterSession, steps) -> None:
@@ -274,7 +283,7 @@ def test_an_mta_that_obeys_is_never_surprised(caplog, steps, behaviours, negotia
         async with (
             asyncio.timeout(PATIENCE),
             MilterServer(
-                lambda: AnyFilter(behaviours, made), [HERE], options=OPTIONS, negotiation=negotiation
+                lambda: AnyFilter(behaviours, made), [HERE], options=PATIENT, negotiation=negotiation
             ) as server,
         ):
             session = await MilterSession.open(server.endpoints[0], OBEYING)
@@ -291,7 +300,9 @@ def test_an_mta_that_obeys_is_never_surprised(caplog, steps, behaviours, negotia
 
 
 EVERYTHING = NegotiationOptions(protocol=Protocol(0))
-FLOOD = 4 * 1024 * 1024
+FLOOD = 2 * 1024 * 1024
+CHATTER = 16 * 1024 * 1024
+"""More than the buffers of both sides and of the system hold."""
 
 
 class Chatty(Milter):
@@ -303,7 +314,7 @@ class Chatty(Milter):
         return None
 
     async def end_of_message(self, modifier):
-        while True:
+        for _ in range(CHATTER // 100_000):
             await modifier.replace_body(b"x" * 100_000)
 
 
@@ -313,7 +324,7 @@ FLOODS = {
     "aborts": packet(Abort()) * 1000,
     "headers": b"".join(map(packet, MESSAGE[:3])) + packet(Header(b"a", b"b")) * 1000,
     "messages": b"".join(map(packet, MESSAGE)),
-    "a packet without an end": (MAX_COMMAND + 1).to_bytes(4, "big") + b"B" + b"x" * MAX_COMMAND,
+    "bodies out of order": (MAX_COMMAND + 1).to_bytes(4, "big") + b"B" + b"x" * MAX_COMMAND,
 }
 
 
@@ -335,9 +346,9 @@ async def test_an_mta_that_never_stops_and_never_reads(flood, most_unread):
                     assert session._writer.transport.get_write_buffer_size() <= HELD_BACK
                 async with asyncio.timeout(2 * OPTIONS.write_timeout):
                     await mta._writer.drain()
-        with suppress(OSError):
-            mta.send(b"\0\0\0\1Q")
-            await mta.closed()
+        mta.send(b"\0\0\0\1Q")
+        while server.connections:  # noqa: ASYNC110 - it is not to read a byte
+            await asyncio.sleep(0.01)
         assert most_unread() > 0
 
 

@@ -47,6 +47,7 @@ def test_unequal(one, other):
         (b"root", b"", "", "root"),
         (b"a@[192.0.2.1]", b"[192.0.2.1]", "[192.0.2.1]", "a@[192.0.2.1]"),
         (b"a@xn--a", b"xn--a", "xn--a", "a@xn--a"),
+        ("a@💩.Example.".encode(), b"xn--ls8h.example", "💩.example", "a@💩.example"),
         (b"a@\xff", b"\xff", "\\xff", "a@\\xff"),
         (b"\xff@b", b"b", "b", "\\xff@b"),
         (b"\xff", b"", "", "\\xff"),

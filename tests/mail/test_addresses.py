@@ -69,6 +69,13 @@ def test_split(address, local, domain):
         (b"\xff", b"\xff.", True),
         ("bücher。example。".encode(), b"xn--bcher-kva.example", True),
         (b"under_score.example", b"Under_Score.example", True),
+        ("under_score.スパム".encode(), b"Under_Score.XN--ZCK5B2B.", True),
+        ("💩.La".encode(), b"xn--ls8h.la", True),
+        ("💩。スパム".encode(), b"xn--ls8h.xn--zck5b2b", True),
+        ("-Bücher.example".encode(), "-bücher.example.".encode(), True),
+        ("Ü".encode() * 64, "ü".encode() * 64, True),
+        ("Ü".encode() * 64, "ü".encode() * 65, False),
+        ("\u2488.example".encode(), b"1..example", False),
     ],
 )
 def test_same_domain(one, other, same):
@@ -160,6 +167,12 @@ def test_is_routed(address, routed):
 )
 def test_extract_address(text, address):
     assert extract_address(text) == address
+
+
+@given(st.text(max_size=70) | st.text("aÜ💩_-.。xn\u0300\u200d", max_size=70))
+def test_what_is_normal_stays_so(text):
+    domain = normalize_domain(f"{text}x".encode("utf-8", "replace"))
+    assert normalize_domain(domain) == domain
 
 
 @given(GARBAGE, GARBAGE)

@@ -1,3 +1,4 @@
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -167,6 +168,18 @@ def test_changing_while_going_through():
     ]
 
 
+def test_many_are_changed_as_quickly_as_few():
+    headers = HeaderList([(b"A", b"%d" % i) for i in range(20_000)])
+    start = time.perf_counter()
+    for field in headers:
+        field.insert_before(b"B", b"new")
+        field.insert_after(b"C", b"new")
+        field.delete()
+    assert time.perf_counter() - start < 3
+    assert len(headers) == 40_000
+    assert headers.names == [b"B", b"C"] * 20_000
+
+
 def test_inserting(headers):
     headers.insert(0, b"X", b"first")
     headers.insert(99, b"X", b"last")
@@ -200,6 +213,26 @@ def test_what_was_deleted_cannot_be_changed(headers):
     ):
         with pytest.raises(ValueError, match="was deleted"):
             change()
+
+
+def test_values_change_only_by_methods_that_check_them(headers):
+    with pytest.raises(AttributeError):
+        headers.field(b"From").value = b"\0"
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda headers, name: headers.text(name),
+        lambda headers, name: name in headers,
+        lambda headers, name: headers.delete(name),
+        lambda headers, name: headers.set(name, b""),
+        lambda headers, name: headers.add(name, b""),
+    ],
+)
+def test_a_text_is_no_name(headers, look):
+    with pytest.raises(TypeError):
+        look(headers, "Subject")
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,8 @@ def test_unfolding():
         (b"=?iso-2022-jp?b?GyRCRnxLXBsoQg==?=", "日本"),
         (b"=?gb2312?b?1tDOxA==?=", "中文"),
         (b"=?windows-1252?q?=80?=", "€"),
+        (b"=?mbcs?q?=C3=BC?=", "ü"),
+        (b"=?ansi?q?yes?=", "yes"),
     ],
 )
 def test_decoding(value, expected):
@@ -105,6 +107,7 @@ PARTS = st.sampled_from(
         b"utf-16",
         b"utf-7",
         b"hz",
+        b"dbcs",
         b" ",
         b"\n ",
         b"=C3",

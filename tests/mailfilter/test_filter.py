@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from milterchain.errors import MilterConnectError
+from milterchain.errors import CloseConnectionError, MilterClosedError, MilterConnectError
 from milterchain.mailfilter import (
     ACCEPT,
     DISCARD,
@@ -430,6 +430,10 @@ async def test_there_is_an_end_to_recipients():
         await mta.say(CLIENT, SayHelo(b"c.test"))
         await mta.envelope(recipients=(b"r@x.test",) * 3)
         assert await mta.content() == [ReplyCode(b"452 4.5.3 Too many recipients")]
+    async with serving(always(ACCEPT), max_recipients=3, validate_recipient=validator(r=ACCEPT)) as mta:
+        await mta.say(CLIENT, SayHelo(b"c.test"), Mail(b"<s@x.test>"))
+        assert await mta.say(Rcpt(b"<r@x.test>"), Rcpt(b"<r@x.test>", (b"X=" + b"x" * 5000,))) == []
+        assert await mta.say(Rcpt(b"<r@x.test>", (b"x" * 2000,))) != []
 
 
 # Errors
@@ -451,6 +455,17 @@ async def no_decision(_trx: Transaction) -> Decision:
 async def too_slow(_trx: Transaction) -> Decision:
     await asyncio.Event().wait()
     raise AssertionError
+
+
+async def cancelled_from_inside(_trx: Transaction) -> Decision:
+    other = asyncio.get_running_loop().create_future()
+    other.cancel()
+    await other
+    raise AssertionError
+
+
+async def loses_another(_trx: Transaction) -> Decision:
+    raise MilterClosedError("another milter left")
 
 
 async def not_negotiated(trx: Transaction) -> Decision:
@@ -476,12 +491,14 @@ async def test_errors_are_answered_as_one_likes(on_error, reply, point, caplog):
         (fail, "a mistake"),
         (no_decision, "a filter returns a Decision, not True"),
         (too_slow, "TimeoutError"),
+        (cancelled_from_inside, "what it waited for was cancelled"),
+        (loses_another, "another milter left"),
         (not_negotiated, "Quarantine needs Action.QUARANTINE, which was not negotiated"),
     ],
 )
 async def test_what_an_error_is(function, text, caplog):
     offer = {"actions": ALL_ACTIONS ^ Action.QUARANTINE}
-    options = {"time_limit": 0.05, "on_error": OnError.REJECT}
+    options = {"time_limit": 0.05 if function is too_slow else PATIENCE, "on_error": OnError.REJECT}
     async with serving(function, offer=offer, **options) as mta:
         assert await mta.whole() == [Reject()]
     assert text in caplog.text
@@ -497,6 +514,19 @@ async def test_an_error_may_close_the_connection(point):
                 break
             assert await mta.say(message) == []
         assert await mta.closed() == b""
+
+
+async def test_the_function_may_close_the_connection(caplog):
+    async def leave(_trx: Transaction) -> Decision:
+        raise CloseConnectionError("enough")
+
+    async with serving(leave, on_error=OnError.ACCEPT) as mta:
+        await mta.say(CLIENT)
+        await mta.envelope()
+        mta.send(EndOfMessage())
+        assert await mta.closed() == b""
+    assert "connection closed: enough" in caplog.text
+    assert "hence" not in caplog.text
 
 
 async def test_other_connections_stay_when_one_is_closed():

@@ -30,6 +30,8 @@ def test_a_sender_with_all_that_is_known():
     assert (sender.auth_type, sender.auth_ssf, sender.auth_author) == ("PLAIN", "128", "ann@example.test")
     assert sender.authenticated_user == "joe+40example.test"
     assert Sender.from_milter(b"<>", (), given, sendmail=True).authenticated_user == "joe@example.test"
+    given = macros(Command.MAIL, auth_authen=b"j+C3+B6rg+2B1+ZZ")
+    assert Sender.from_milter(b"<>", (), given, sendmail=True).authenticated_user == "jörg+1+ZZ"
 
 
 def test_a_recipient():

@@ -4,7 +4,7 @@ import pytest
 
 from milterchain.errors import MilterClosedError
 from milterchain.mailfilter import running
-from milterchain.mailfilter.running import run_with_progress
+from milterchain.mailfilter.running import MTALeftError, run_with_progress
 
 
 @pytest.fixture(autouse=True)
@@ -81,9 +81,28 @@ async def test_it_is_cancelled_when_the_mta_is_gone():
         finally:
             cancelled.set()
 
-    with pytest.raises(MilterClosedError, match="gone"):
+    with pytest.raises(MTALeftError, match="gone"):
         await run_with_progress(work(), Mta(leaves_after=2).progress, 10)
     assert cancelled.is_set()
+
+
+async def test_what_it_waits_for_may_be_cancelled():
+    async def work() -> None:
+        other = asyncio.get_running_loop().create_future()
+        other.cancel()
+        await other
+
+    with pytest.raises(RuntimeError, match="what it waited for was cancelled"):
+        await run_with_progress(work(), Mta().progress, 10)
+
+
+async def test_it_may_lose_a_connection_of_its_own():
+    async def work() -> None:
+        raise MilterClosedError("that of another milter")
+
+    with pytest.raises(MilterClosedError, match="another") as caught:
+        await run_with_progress(work(), Mta().progress, 10)
+    assert not isinstance(caught.value, MTALeftError)
 
 
 async def test_other_cancellations_pass():

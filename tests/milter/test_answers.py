@@ -47,6 +47,21 @@ ANSWERS: list[tuple[Reply, bool, ReplyParts | None, bytes | None]] = [
     ),
     (ReplyCode(b"450 later"), True, ReplyParts(450, None, (b"later",)), b"450 later\r\n"),
     (ReplyCode(b"hello"), True, None, None),
+    # The text is the milter's: what is one line stays one, and has the status that it had.
+    (
+        ReplyCode(b"550 x\n250 ok\r"),
+        True,
+        ReplyParts(550, None, (b"x?250 ok?",)),
+        b"550 x?250 ok?\r\n",
+    ),
+    (
+        ReplyCode(b"554-5.7.1 a\r\n554-b\r\n554 5.7.2"),
+        True,
+        ReplyParts(554, "5.7.1", (b"a", b"b", b"")),
+        b"554-5.7.1 a\r\n554-b\r\n554 5.7.2\r\n",
+    ),
+    (ReplyCode(b"554 4.7.1 the wrong class"), True, None, None),
+    (ReplyCode(b"554"), True, None, None),
 ]
 
 
@@ -58,6 +73,12 @@ def test_what_an_answer_means(
     assert (answer.stops, answer.refusal, answer.smtp) == (stops, refusal, smtp)
     assert str(answer) == str(reply)
     assert answer.asked
+
+
+@pytest.mark.parametrize("event", [Command.CONNECT, Command.HELO])
+def test_there_is_no_message_to_discard_yet(event: Command) -> None:
+    assert not Answer(event=event, reply=Discard()).stops
+    assert Answer(event=event, reply=Accept()).stops
 
 
 def test_answers_are_values() -> None:

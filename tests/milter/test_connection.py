@@ -647,3 +647,27 @@ def test_any_pieces_give_the_same_events(messages, data):
 def test_names_of_codes_that_nobody_defined():
     with pytest.raises(LocalProtocolError, match=r"b'\\x01' is not possible now"):
         Connection(Role.MTA).advance(1)
+
+
+@pytest.mark.parametrize("path", ["C", "CH", "CHM", "CHMR", "CHMRT", "CHMRTL", "CHMRTLNBE"])
+def test_a_continue_without_its_message(path):
+    fast, slow = (Pair().play(path[:-1]) for _ in range(2))
+    for pair in (fast, slow):
+        pair.milter.receive_data(pair.mta.send(COMMANDS[Command(ord(path[-1]))]))
+        assert events(pair.milter)
+    assert fast.milter.proceed() == slow.milter.send(Continue()) == CONTINUE
+    assert (fast.milter.state, fast.milter.outstanding) == (slow.milter.state, slow.milter.outstanding)
+
+
+def test_a_continue_that_is_not_due():
+    negotiating = Connection(Role.MILTER)
+    negotiating.receive_data(Connection(Role.MTA).send(Offer().message()))
+    assert events(negotiating)
+    idle = Pair().play("CH").milter
+    closed = Pair().play("CH").milter
+    closed.close()
+    for connection in (negotiating, idle, closed):
+        with pytest.raises(LocalProtocolError):
+            connection.proceed()
+    with pytest.raises(LocalProtocolError):
+        Pair().play("CH").mta.proceed()

@@ -116,6 +116,13 @@ async def test_a_protocol_that_cannot_be_made(tmp_path):
             await Endpoint(path=path).connect(broken)
 
 
+def test_any_port_may_be_listened_on():
+    assert parse_endpoint("inet:127.0.0.1:0", listening=True) == Endpoint(host="127.0.0.1", port=0)
+    assert parse_endpoint("inet6:0@::1", listening=True) == Endpoint(host="::1", port=0, family="inet6")
+    with pytest.raises(ValueError, match="from 0 to 65535"):
+        parse_endpoint("inet:127.0.0.1:65536", listening=True)
+
+
 @pytest.mark.parametrize(
     ("host", "family"), [("127.0.0.1", "inet"), ("::1", "inet"), ("::1", "inet6"), ("localhost", "inet")]
 )
@@ -130,3 +137,10 @@ async def test_a_tcp_port(host, family):
 async def test_inet6_does_not_take_ipv4():
     with pytest.raises(socket.gaierror):
         await Endpoint(host="127.0.0.1", port=1, family="inet6").connect(asyncio.Protocol)
+
+
+@pytest.mark.parametrize("host", ["ex..ample", "a" * 64 + ".example", "nul\0.example"])
+async def test_what_is_no_host_name(host):
+    """The codec for names is the only one to complain of these, and does not do so by an OSError."""
+    with pytest.raises(OSError, match="is no host name"):
+        await Endpoint(host=host, port=25).connect(asyncio.Protocol)

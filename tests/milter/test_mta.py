@@ -216,7 +216,7 @@ async def test_what_was_declined_answers_itself():
         connection = await milter.wait_closed()
     assert [answer.asked for answer in asked] == [True, *[False] * 3, True, *[False] * 3, True]
     assert {answer.reply for answer in asked} == {Continue()}
-    assert connection.codes_with_macros == "OCDMMDRTNEQ"
+    assert connection.codes_with_macros == "OCMDRTNEQ"
     assert connection.violations == []
 
 
@@ -359,6 +359,22 @@ async def test_macros_go_with_their_events():
     ]
 
 
+async def test_macros_of_one_recipient_are_not_those_of_the_next():
+    """Filters keep what they were told of a command until they are told anew."""
+    async with ScriptedMilter() as milter:
+        async with MtaClient(milter.endpoint).session() as session:
+            await session.connect(b"client.test")
+            await session.mail(b"<a@a.test>")
+            session.macros[b"rcpt_addr"] = b"b@b.test"
+            await session.rcpt(b"<b@b.test>")
+            session.macros.discard(b"rcpt_addr")
+            await session.rcpt(b"<c@b.test>")
+            await session.rcpt(b"<d@b.test>")
+        connection = await milter.wait_closed()
+    assert connection.codes_with_macros == "OCMDRRDRRRAQ"
+    assert connection.macros(Command.RCPT) == {}
+
+
 async def test_whose_list_of_macros_counts():
     options = MtaOptions(macros={Stage.CONNECT: [b"v", b"custom"], Stage.HELO: (), Stage.MAIL: [b"i"]})
     requested = {Stage.MAIL: (b"{j}", b"none"), Stage.HELO: ()}
@@ -366,7 +382,10 @@ async def test_whose_list_of_macros_counts():
     async with ScriptedMilter(negotiate=agreeing(macros=requested)) as milter:
         async with MtaClient(milter.endpoint, options).session(values) as session:
             await envelope(session)
+            names = {stage: session.macro_names(stage) for stage in Stage}
         connection = await milter.wait_closed()
+    assert (names[Stage.CONNECT], names[Stage.HELO]) == ((b"v", b"custom"), ())
+    assert (names[Stage.MAIL], names[Stage.RCPT][:1]) == ((b"j", b"none"), (b"i",))
     assert connection.codes_with_macros == "ODCCHDMMDRRDTTAQ"
     assert connection.macros(Command.CONNECT) == {b"v": b"1", b"{custom}": b"2"}
     assert connection.macros(Command.MAIL) == {b"{j}": b"5"}
@@ -483,6 +502,23 @@ async def test_nobody_there():
         await MtaClient(Endpoint(host=host, port=port)).open()
     with pytest.raises(ValueError, match="no milter address"):
         MtaClient("nonsense")
+
+
+async def test_cancelled_before_a_reply():
+    """Nobody waits for the reply any more, not even the end of the session."""
+    async with (
+        ScriptedMilter({Command.RCPT: Silence()}) as milter,
+        MtaClient(milter.endpoint).session() as session,
+    ):
+        await session.connect(b"client.test")
+        await session.mail(b"<a@b>")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await session.rcpt(b"<c@d>")
+        assert session.closed
+        with pytest.raises(MilterClosedError, match="given up before the reply to RCPT came"):
+            await session.data()
+    assert milter.connections[0].codes == "OCMR"
 
 
 async def test_cancelled_in_a_piece():

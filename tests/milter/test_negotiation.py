@@ -188,13 +188,25 @@ def test_the_milters_answer_to_old_mtas():
     assert answer == optneg(2, 1, 0x7F)
 
 
+@pytest.mark.parametrize(("version", "most"), [(2, 6), (5, 6), (6, 5), (6, 2)])
+def test_the_milter_wants_nothing_that_came_with_a_later_version(version, most):
+    offer = optneg(version, ALL_ACTIONS)
+    answer = answer_as_milter(
+        offer, actions=Action(0), optional=ALL_ACTIONS, macros={0: [b"i"]}, max_version=most
+    )
+    assert answer.actions == Action(0x13F)
+    assert answer.macros == {0: (b"i",)}
+    with pytest.raises(NegotiationError, match=r"actions 0x40 \(only 0x13f in version [25]\)"):
+        answer_as_milter(offer, actions=Action.CHANGE_SENDER, max_version=most)
+
+
 def test_the_milter_speaks_no_version_that_it_does_not_know():
     assert answer_as_milter(optneg(9, 0x1FF)).version == 6
 
 
 @pytest.mark.parametrize(
     ("offer", "text"),
-    [(optneg(1, 0x1FF), "version 1"), (optneg(6, 0x1), r"actions 0x1fe \(only 0x1\)")],
+    [(optneg(1, 0x1FF), "version 1"), (optneg(6, 0x1), r"actions 0x1fe \(only 0x1 in")],
 )
 def test_what_a_milter_refuses(offer, text):
     with pytest.raises(NegotiationError, match=text):

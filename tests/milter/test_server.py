@@ -9,7 +9,9 @@ from typing import ClassVar
 import pytest
 
 from milterchain.errors import (
+    CloseConnectionError,
     LocalProtocolError,
+    MilterClosedError,
     MilterConnectError,
     NotNegotiatedError,
     WrongStageError,
@@ -518,6 +520,82 @@ class TestLife:
             assert await mta.closed() == b""
         assert "more than 0.01 s" in caplog.text
 
+    async def test_close_is_not_disturbed_by_the_end_of_the_server(self):
+        class Filter(Recorder):
+            closing = asyncio.Event()
+
+            async def close(self):
+                self.closing.set()
+                await go.wait()
+                self.events.append("close")
+
+        go = asyncio.Event()
+        async with MilterServer(Filter, [ANY_PORT]) as server, RawMta(server.endpoints[0]) as mta:
+            await mta.negotiate()
+            assert await mta.ask(CONNECT) == Continue()
+            mta.send(QuitNewConnection())
+            await Filter.closing.wait()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(server.close())
+                asyncio.get_running_loop().call_soon(go.set)
+            assert await mta.closed() == b""
+        assert Filter.made[0].events == [CONNECT, "close"]
+
+    @pytest.mark.parametrize("place", ["connect", "mail", "end_of_message"])
+    async def test_a_filter_may_close_the_connection(self, place, caplog):
+        async def leave(self, *_args):
+            self.events.append("leave")
+            raise CloseConnectionError("no more of this")
+
+        class Filter(Recorder):
+            pass
+
+        setattr(Filter, place, leave)
+        async with serving(Filter) as mta:
+            mta.send(CONNECT, Mail(b"<>"), Rcpt(b"<>"), EndOfMessage())
+            assert (await mta.closed()).strip(CONTINUE) == b""
+        events = Filter.made[0].events
+        assert events[events.index("leave") :] == ["leave", *["abort"] * (place != "connect"), "close"]
+        assert "connection closed: no more of this" in caplog.text
+
+    async def test_wishes_to_close_come_too_late_at_the_end(self, caplog):
+        class Filter(Recorder):
+            async def abort(self):
+                raise CloseConnectionError("no more of this")
+
+            async def close(self):
+                self.events.append("close")
+                raise CloseConnectionError("no more of this")
+
+        async with serving(Filter) as mta:
+            mta.send(CONNECT, Mail(b"<>"), Quit())
+            assert await mta.closed() == CONTINUE * 2
+        assert Filter.made[0].events[-1] == "close"
+        assert [record.getMessage() for record in caplog.records if record.levelno > logging.INFO] == []
+
+    async def test_the_cancellation_of_what_a_filter_waits_for_is_its_failure(self, caplog):
+        class Filter(Recorder):
+            async def mail(self, _sender, _args):
+                other = asyncio.get_running_loop().create_future()
+                other.cancel()
+                await other
+
+        async with serving(Filter) as mta:
+            assert await mta.ask(CONNECT) == Continue()
+            assert await mta.ask(Mail(b"<>")) == TempFail()
+            assert await mta.ask(Helo(b"still here")) == Continue()
+        assert "what it waited for was cancelled" in caplog.text
+
+    async def test_the_loss_of_another_connection_is_a_failure(self, caplog):
+        class Filter(Recorder):
+            async def mail(self, _sender, _args):
+                raise MilterClosedError("that of another milter")
+
+        async with serving(Filter) as mta:
+            assert await mta.ask(CONNECT) == Continue()
+            assert await mta.ask(Mail(b"<>")) == TempFail()
+        assert "the filter failed" in caplog.text
+
     async def test_an_mta_that_does_not_read_is_left(self):
         class Filter(Recorder):
             error: ClassVar[list[Exception]] = []
@@ -650,7 +728,7 @@ class TestModifier:
 class TestServer:
     async def test_listens_on_several_addresses(self, tmp_path):
         listeners = [
-            ANY_PORT,
+            "inet:127.0.0.1:0",
             Endpoint(host="::1", port=0, family="inet6"),
             Listener(f"unix:{tmp_path}/a", mode=0o600),
             Listener(Endpoint(path=f"{tmp_path}/b"), mode=0o666),
@@ -695,7 +773,7 @@ class TestServer:
                 assert endpoint in str(caught.value)
                 assert not (tmp_path / "t").exists()
 
-    async def test_too_many_connections(self):
+    async def test_too_many_connections(self, caplog):
         limits = ServerOptions(connections=1)
         async with MilterServer(Milter, [ANY_PORT], options=limits) as server:
             (endpoint,) = server.endpoints
@@ -705,6 +783,7 @@ class TestServer:
                     with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
                         await second.negotiate()
                 assert await first.ask(EndOfMessage()) == Continue()
+        assert "connection refused: there are 1" in caplog.text
 
     async def test_close_breaks_connections_and_tells_the_filters(self):
         called = asyncio.Event()

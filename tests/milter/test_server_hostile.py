@@ -31,6 +31,7 @@ from milterchain.milter.messages import (
     Unknown,
 )
 from milterchain.milter.server import MilterServer
+from milterchain.milter.server_options import ServerOptions
 from milterchain.testing import RawMta
 
 OFFER = OptNeg(version=6, actions=ALL_ACTIONS, protocol=Protocol(0x1FFFFF))
@@ -60,6 +61,10 @@ PARTS = st.one_of(
     st.sampled_from(COMMANDS).map(lambda command: [command]),
     st.builds(lambda start, end: MESSAGE[start:end], st.integers(0, 3), st.integers(1, len(MESSAGE))),
 )
+
+
+IMPATIENT = ServerOptions(negotiation_timeout=0.2, idle_timeout=0.2)
+"""Bytes may announce a long packet that never comes."""
 
 
 class Strict(Milter):
@@ -108,10 +113,12 @@ class Strict(Milter):
 
 async def converse(factory, sent: bytes | list[AnyCommand]) -> None:
     async with (
-        MilterServer(factory, [Endpoint(host="127.0.0.1")]) as server,
+        MilterServer(factory, [Endpoint(host="127.0.0.1")], options=IMPATIENT) as server,
         RawMta(server.endpoints[0]) as mta,
     ):
         mta.send(*([sent] if isinstance(sent, bytes) else sent), b"\0\0\0\1Q\0\0\0\0")
+        # What was sent may be the beginning of a packet that is longer still.
+        mta._writer.write_eof()
         with suppress(ConnectionResetError):
             await mta.closed()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 
 import pytest
 
@@ -29,7 +30,7 @@ from milterchain.milter.messages import (
 )
 from milterchain.milter.server import MilterServer
 from milterchain.milter.server_options import ServerOptions
-from milterchain.testing import RawMta
+from milterchain.testing import PATIENCE, RawMta
 
 LISTENERS = [Endpoint(host="127.0.0.1", port=0)]
 CONNECT = Connect(hostname=b"h")
@@ -226,6 +227,56 @@ async def test_work_that_the_mta_does_not_wait_for_goes_on():
         go.set()
         await server.shutdown(5)
     assert Filter.log == ["done", "abort", "close"]
+
+
+@pytest.mark.parametrize("end", ["overdue", "left", "stopped"])
+async def test_work_that_goes_on_though_cancelled_is_cancelled_again(end):
+    class Filter(Waiting):
+        async def mail(self, _sender, _args):
+            self.called.set()
+            for _ in range(3):
+                with suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+            self.log.append("done")
+
+    options = ServerOptions(handler_timeout=0.05 if end == "overdue" else PATIENCE, close_timeout=0.05)
+    async with MilterServer(Filter, LISTENERS, options=options) as server:
+        async with RawMta(server.endpoints[0]) as mta:
+            await mta.negotiate()
+            mta.send(Mail(b"<>"))
+            await Filter.called.wait()
+            if end == "overdue":
+                assert await mta.receive() == Continue()
+                assert await mta.ask(Mail(b"<>")) == Continue()
+            elif end == "stopped":
+                await server.close()
+        await server.shutdown(5)
+    assert Filter.log[0] == "done"
+    assert Filter.log[-1] == "close"
+
+
+async def test_an_mta_that_left_before_the_work_began_ends_it_too():
+    class Filter(Waiting):
+        @no_reply
+        async def header(self, _name, _value):
+            self.called.set()
+            await go.wait()
+
+        async def mail(self, _sender, _args): ...
+
+        async def end_of_message(self, _modifier):
+            await Waiting.mail(self, b"", ())
+
+    go = asyncio.Event()
+    async with MilterServer(Filter, LISTENERS) as server:
+        async with RawMta(server.endpoints[0]) as mta:
+            await mta.negotiate()
+            assert await mta.ask(Mail(b"<>")) == Continue()
+            mta.send(Header(b"a", b"b"), EndOfMessage())
+            await Filter.called.wait()
+        go.set()
+        await server.shutdown(5)
+    assert Filter.log == ["cancelled", "abort", "close"]
 
 
 async def test_a_filter_that_does_not_mind_that_the_mta_left():

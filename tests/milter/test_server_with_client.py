@@ -10,7 +10,7 @@ from milterchain.milter.client import ClientOptions, MilterSession
 from milterchain.milter.content import Content
 from milterchain.milter.endpoint import Endpoint
 from milterchain.milter.filter import Milter, reply
-from milterchain.milter.flags import ALL_ACTIONS, Command, Family, Protocol
+from milterchain.milter.flags import Action, Command, Family, Protocol
 from milterchain.milter.messages import (
     Abort,
     Accept,
@@ -34,7 +34,7 @@ LISTENERS = ["tcp", "unix"]
 class Echo(Milter):
     """Sends the message back as edits."""
 
-    actions = ALL_ACTIONS
+    actions = Action.ADD_HEADERS | Action.CHANGE_BODY
 
     def __init__(self) -> None:
         self.headers: list[tuple[bytes, bytes]] = []

@@ -125,6 +125,21 @@ async def test_draining_lets_open_messages_come_to_their_end(world: Any) -> None
         await world.client()
 
 
+async def test_draining_ends_connections_that_wait_for_the_next_session(world: Any) -> None:
+    await world.start({}, {}, milter={"reuse": True})
+    for _ in range(2):
+        client = await world.client()
+        await client.begin()
+        assert (await client.send()).startswith("250 2.0.0 Ok")
+        await client.say("QUIT")
+        for milter in world.milters:
+            await milter.wait_for(lambda: milter.connections[0].codes.endswith("K"))  # noqa: B023 - waited for
+    await world.app.drain()
+    for milter in world.milters:
+        assert (await milter.wait_closed()).codes.endswith("EKQ")
+        assert len(milter.connections) == 1
+
+
 async def test_draining_has_a_limit(world: Any, log: Any) -> None:
     never = asyncio.Event()
     await world.start({}, hop={".": [Late(never), "250 2.0.0 Ok"]})

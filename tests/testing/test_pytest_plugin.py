@@ -79,6 +79,13 @@ def test_several_mtas(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*fine?one?*PASSED*", "*fine?two?*FAILED*", "*case_mta_two*not found*"])
 
 
+def test_no_mta_at_all(pytester: pytest.Pytester) -> None:
+    """As where none is installed."""
+    pytester.makeconftest(CONFTEST.format(name="mta") + "def pytest_case_mtas():\n    return []\n")
+    pytester.makefile(".case", some="case fine\nconnect\n> NOOP\n")
+    pytester.runpytest_inprocess("-p", "no:asyncio").assert_outcomes()
+
+
 def test_what_an_mta_cannot_do_is_no_test(pytester: pytest.Pytester) -> None:
     hook = (
         "from milterchain.testing.cases import MtaTraits\n"
