@@ -59,6 +59,7 @@ def client_info(info: SessionInfo) -> ClientInfo:
         local_address=info.local_address,
         local_port=info.local_port,
         daemon_name=info.listener.encode("utf-8"),
+        connections=info.connections,
     )
     if info.names is not None:
         names = info.names

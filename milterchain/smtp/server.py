@@ -155,6 +155,10 @@ class SMTPServer:
         self._uncount(before)
         return None
 
+    def count(self, session: SMTPSession) -> int:
+        """How many sessions the client of this one has."""
+        return self._per_client[self._sessions[session]]
+
     def _too_many(self, client: str, info: SessionInfo) -> Reply | None:
         allowed = self.options.connections_per_client
         if self._per_client.get(client, 0) < allowed or self._is_unlimited(info):

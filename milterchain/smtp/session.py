@@ -7,6 +7,7 @@ cancelled, unless it is at work on a message.
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Final, Protocol, cast
 
 from milterchain.errors import SMTPSyntaxError
@@ -47,6 +48,9 @@ class Owner(Protocol):
 
     def readmit(self, session: "SMTPSession", info: SessionInfo) -> Reply | None:
         """Count the session for another client; a reply refuses it."""
+
+    def count(self, session: "SMTPSession") -> int:
+        """How many sessions the client of this one has."""
 
     def forget(self, session: "SMTPSession") -> None:
         """The session, which was admitted, is over; its connection may linger."""
@@ -150,8 +154,10 @@ class SMTPSession(Channel):
         return self._farewell is None
 
     def _make_handler(self, info: SessionInfo) -> SessionHandler | None:
+        # Clients of a Unix socket all look the same.
+        count = self._owner.count(self) if info.family in {"4", "6"} else None
         try:
-            return self._owner.factory(info)
+            return self._owner.factory(replace(info, connections=count))
         except Exception:
             _logger.exception("no handler could be made")
             return None

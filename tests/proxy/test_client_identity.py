@@ -221,6 +221,14 @@ async def test_names_that_are_told_are_not_looked_up(world: Any, dns_server: Any
         assert not asked.asked
 
 
+async def test_milters_can_be_told_how_many_connections_a_client_has(world: Any) -> None:
+    await world.start({}, milter={"macros": {"connect": ["{client_connections}"]}})
+    for _ in range(2):
+        await (await world.client()).reply()
+    macros = [connection.macros(Command.CONNECT) for connection in world.milters[0].connections]
+    assert [values[b"{client_connections}"] for values in macros] == [b"1", b"2"]
+
+
 async def test_a_forged_name(world: Any, dns_server: Any) -> None:
     async with dns_server({("7.2.0.192.in-addr.arpa.", "PTR"): ["c.example."]}) as (_, server):
         await world.start({}, **BALANCED, dns={"servers": [f"{server.address}:{server.port}"]})

@@ -113,6 +113,7 @@ async def test_connections_are_counted_by_client(smtp_site):
         other = await site.connect()
         other.send(V1.replace(b"192.0.2.7 ", b"192.0.2.8 "))
         await other.hello()
+        assert [handler.info.connections for handler in site.handlers] == [1, 1]
         await first.say(b"QUIT")
         await site.until(lambda: site.server.connections == 1)
         again = await site.connect()
@@ -236,6 +237,16 @@ async def test_a_refusal_of_the_proxy_is_none_of_its_client(smtp_site):
         assert (await client.say(b"XCLIENT ADDR=192.0.2.7")).startswith(b"220 ")
         await client.say(b"EHLO client.example")
         await client.transaction()
+
+
+async def test_handlers_know_how_many_connections_their_client_has(smtp_site):
+    async with smtp_site(listener=PROXIED) as site:
+        for _ in range(2):
+            client = await site.connect()
+            await client.hello()
+        for client in site.clients:
+            await client.say(b"XCLIENT ADDR=192.0.2.7")
+        assert [handler.info.connections for handler in site.handlers] == [1, 2, 1, 2]
 
 
 async def test_xclient_counts_for_the_client(smtp_site):
