@@ -267,10 +267,11 @@ async def test_mistakes(command: Any) -> None:
     ("address", "error"),
     [
         ("nowhere", "--listen: 'nowhere' is no milter address; write"),
-        ("unix:/nonexistent/milter", "--listen: cannot listen on unix:/nonexistent/milter: "),
+        ("unix:{}/absent/milter", "--listen: cannot listen on unix:{}/absent/milter: "),
     ],
 )
-async def test_addresses_that_cannot_be_listened_on(address: str, error: str) -> None:
+async def test_addresses_that_cannot_be_listened_on(address: str, error: str, tmp_path: Path) -> None:
+    address, error = address.format(tmp_path), error.format(tmp_path)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "milterchain", "log-milter", "--listen", address),
         stdout=asyncio.subprocess.PIPE,
