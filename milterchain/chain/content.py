@@ -61,7 +61,9 @@ class Parcel:
     __slots__ = ("_content", "_macros")
 
     def __init__(self, message: Message, values: Mapping[bytes, bytes]) -> None:
-        size, chunks = terminated(message.body)
+        body = message.body
+        # What is no text has no last line that could lack its end.
+        size, chunks = (len(body), body.chunks) if message.binary else terminated(body)
         self._content = Content(headers=message.milter_headers(), body=chunks, body_size=size)
         self._macros = tuple((stage, MacroPackets(stage, values)) for stage in _STAGES)
 

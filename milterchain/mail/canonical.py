@@ -10,11 +10,12 @@ what follows. NULs and 8-bit bytes pass. A clean piece, which nearly all are, is
 
 import re
 
-__all__ = ["Canonicaliser", "canonical"]
+__all__ = ["Canonicaliser", "HeaderCanonicaliser", "canonical"]
 
 _CRLF = b"\r\n"
 _ALL_BUT_LINE_ENDS = bytes(set(range(256)) - set(_CRLF))
 _BARE_CR = re.compile(rb"\r(?!\n)")
+_EMPTY_LINE = re.compile(rb"\n\r?\n")
 
 
 class Canonicaliser:
@@ -65,6 +66,37 @@ class Canonicaliser:
             self._line_open = False
             tail += _CRLF
         return tail
+
+
+class HeaderCanonicaliser:
+    """Puts the line ends of the headers right and leaves the body alone: for BINARYMIME (RFC 3030).
+
+    The headers end with the first empty line; without one, all is headers.
+    """
+
+    __slots__ = ("_headers", "_in_body", "_tail")
+
+    def __init__(self) -> None:
+        self._headers = Canonicaliser()
+        self._in_body = False
+        self._tail = b"\n"
+
+    def feed(self, data: bytes) -> bytes:
+        """What is known so far and was not returned yet."""
+        if self._in_body:
+            return data
+        seen = self._tail + data
+        match = _EMPTY_LINE.search(seen)
+        if match is None:
+            self._tail = seen[-2:]
+            return self._headers.feed(data)
+        self._in_body = True
+        body = match.end() - len(self._tail)
+        return self._headers.feed(data[:body]) + data[body:]
+
+    def finish(self) -> bytes:
+        """What is left at the end of the message."""
+        return b"" if self._in_body else self._headers.finish()
 
 
 def canonical(data: bytes) -> bytes:

@@ -117,7 +117,7 @@ def apply_edits(
             edited = edited.with_headers(headers)
     chunks = [edit.chunk for edit in edits if isinstance(edit, ReplaceBody)]
     if chunks:
-        edited = edited.with_body(new_body(chunks, spool))
+        edited = edited.with_body(new_body(chunks, spool, binary=message.binary))
     return EditedMessage(edited, tuple(warnings))
 
 
@@ -203,12 +203,13 @@ class _HeaderTable:
             self._order.remove(slot)
 
 
-def new_body(chunks: Iterable[bytes], spool: SpoolSettings | None = None) -> Body:
+def new_body(chunks: Iterable[bytes], spool: SpoolSettings | None = None, *, binary: bool = False) -> Body:
     """A body from what a milter gives as one: with CRLF line ends, the last line complete.
 
     Args:
         chunks: pieces, cut anywhere.
         spool: where it goes if it is large. It is the caller's to close.
+        binary: it is no text, and is taken as it is.
 
     Raises:
         OSError: it cannot be written to its file.
@@ -216,7 +217,7 @@ def new_body(chunks: Iterable[bytes], spool: SpoolSettings | None = None) -> Bod
     canonicaliser = Canonicaliser()
     writer = BodyWriter(spool)
     for chunk in chunks:
-        writer.write(canonicaliser.feed(chunk))
+        writer.write(chunk if binary else canonicaliser.feed(chunk))
     writer.write(canonicaliser.finish())
     return writer.finish()
 

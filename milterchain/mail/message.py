@@ -7,7 +7,7 @@ mailbox lines and NULs.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from milterchain.errors import HeaderLimitError
@@ -33,11 +33,13 @@ class Message:
         headers: all headers, exactly one of them our own or its place holder.
         separator: the empty line after the headers (CRLF); or nothing, if the client left it out.
         body: everything after it; possibly shared with other messages.
+        binary: the body is no text: it need not consist of lines, and CR and LF may stand alone in it.
     """
 
     headers: Headers
     separator: bytes
     body: Body
+    binary: bool = field(default=False, kw_only=True)
 
     def __enter__(self) -> Self:
         return self
@@ -88,11 +90,12 @@ class Message:
         or the continuation of one.
         """
         changed = headers.raw != self.headers.raw
-        return Message(headers, _CRLF if changed and len(self.body) else self.separator, self.body)
+        separator = _CRLF if changed and len(self.body) else self.separator
+        return Message(headers, separator, self.body, binary=self.binary)
 
     def with_body(self, body: Body) -> "Message":
         """A copy with another body, and with a separator."""
-        return Message(self.headers, _CRLF, body)
+        return Message(self.headers, _CRLF, body, binary=self.binary)
 
     def close(self) -> None:
         """Close the body, for all messages that share it. May be called again."""

@@ -4,6 +4,8 @@
   Received header make messages grow.
 - BODY is dropped where 8BITMIME is not offered; the octets are sent as they are. A conversion would break
   signatures, and no server is left that minds.
+- BODY=BINARYMIME needs a hop that offers BINARYMIME and CHUNKING: else 451 4.6.3, as it is offered to clients
+  only while the hop does. Nothing is converted.
 - SMTPUTF8 is added where a milter put a non-ASCII address into an ASCII envelope. A hop that does not offer
   it cannot get such a message: 550 5.6.7 or 553 5.6.7.
 - RET, ENVID, NOTIFY and ORCPT cannot be kept where DSN is not offered, and must not get lost: 451 4.3.3. They
@@ -19,7 +21,7 @@ from milterchain.errors import SMTPSyntaxError
 from milterchain.mail.envelope import Path
 from milterchain.smtp.client_commands import check_command
 
-__all__ = ["mail_command", "rcpt_command"]
+__all__ = ["is_binary", "mail_command", "rcpt_command"]
 
 _DSN = {b"RET", b"ENVID", b"NOTIFY", b"ORCPT"}
 _NEEDED = ((b"SMTPUTF8", 550, "5.6.7"), (b"REQUIRETLS", 550, "5.7.30"))
@@ -52,12 +54,21 @@ def mail_command(
         for needed, code, status in _NEEDED:
             if keyword == needed and needed not in features:
                 raise SMTPSyntaxError(f"the next hop lacks {needed.decode()}", code=code, status=status)
-        if _OPTIONAL.get(keyword, keyword) in features or keyword not in _OPTIONAL:
+        if is_binary(argument):
+            if not {b"BINARYMIME", b"CHUNKING"} <= features.keys():
+                raise SMTPSyntaxError("the next hop lacks BINARYMIME", code=451, status="4.6.3")
+            arguments.append(argument)
+        elif _OPTIONAL.get(keyword, keyword) in features or keyword not in _OPTIONAL:
             arguments.append(b"SIZE=%d" % size if keyword == b"SIZE" and size is not None else argument)
         utf8 = utf8 and keyword != b"SMTPUTF8"
     if utf8 and b"SMTPUTF8" in features:
         arguments.append(b"SMTPUTF8")
     return _command(b"MAIL FROM:", sender, arguments, features)
+
+
+def is_binary(argument: bytes) -> bool:
+    """Whether this parameter of MAIL announces a body that is no text, and must go by BDAT."""
+    return argument.upper() == b"BODY=BINARYMIME"
 
 
 def rcpt_command(recipient: Path, features: Mapping[bytes, bytes]) -> bytes:

@@ -18,7 +18,7 @@ from milterchain.errors import (
 from milterchain.mail.envelope import Envelope, Path
 from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
-from milterchain.proxy.commands import mail_command, rcpt_command
+from milterchain.proxy.commands import is_binary, mail_command, rcpt_command
 from milterchain.proxy.identity import Identity
 from milterchain.proxy.introduction import IdentityMode, Party, introduce, trace_commands, uses_xclient
 from milterchain.proxy.maildir import Maildir
@@ -191,9 +191,12 @@ class SMTPLane:
             return _refusal(error)
         return (await self._ask(command))[0]
 
-    async def deliver(self, envelope: Envelope, message: Message) -> Reply:  # noqa: ARG002 - it was told before
+    async def deliver(self, envelope: Envelope, message: Message) -> Reply:
         """See `Lane`."""
-        reply = await self._client.data(message.chunks())
+        if any(is_binary(argument) for argument in envelope.sender.args):
+            reply = await self._client.chunk(message.chunks(), message.size)
+        else:
+            reply = await self._client.data(message.chunks())
         # After a refused DATA servers differ on whether the transaction is still open: RSET settles it.
         self.told = not accepts(reply)
         return reply
@@ -287,6 +290,7 @@ class LocalLane:
 def _refusal(error: SMTPSyntaxError) -> Reply:
     text = {
         "5.6.7": "The next hop does not support internationalized mail",
+        "4.6.3": "The next hop does not support binary messages",
         "4.3.3": "The next hop does not support delivery status notifications",
         "5.7.30": "REQUIRETLS support required",
     }.get(error.status, "Bad address or parameters")

@@ -1,6 +1,7 @@
 """The way to each kind of next hop: how lanes are opened, what the hop offers, whether it can be reached."""
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -19,6 +20,7 @@ from milterchain.smtp.handler import Features
 
 __all__ = ["HopStatus", "Route", "make_route"]
 
+_LIMIT: Final = re.compile(rb"[1-9][0-9]{0,5}")
 _LOCAL_FEATURES: Final = Features(smtputf8=True)
 """What a file can keep. No DSN: nobody here could send a notification."""
 
@@ -95,7 +97,10 @@ class _SMTPRoute:
     @property
     def features(self) -> Features | None:
         offered = self._pool.features
-        return None if offered is None else _features(offered)
+        if offered is None:
+            return None
+        features = _features(offered)
+        return replace(features, recipients=1) if self._single else features
 
     @property
     def tells_of_clients(self) -> bool:
@@ -193,6 +198,17 @@ def _features(offered: Mapping[bytes, bytes]) -> Features:
         smtputf8=b"SMTPUTF8" in offered,
         dsn=b"DSN" in offered,
         size=int(size) or None if size.isdigit() else None,
+        binarymime={b"BINARYMIME", b"CHUNKING"} <= offered.keys(),
+        recipients=_limit(offered, b"RCPTMAX"),
         requiretls=b"REQUIRETLS" in offered,
         login=not {b"PLAIN", b"LOGIN"}.isdisjoint(offered.get(b"AUTH", b"").upper().split()),
     )
+
+
+def _limit(offered: Mapping[bytes, bytes], name: bytes) -> int | None:
+    """A limit that the hop has told (RFC 9422); what cannot be read counts as not told."""
+    for word in offered.get(b"LIMITS", b"").upper().split():
+        key, _, value = word.partition(b"=")
+        if key == name and _LIMIT.fullmatch(value):
+            return int(value)
+    return None

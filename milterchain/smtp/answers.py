@@ -7,6 +7,7 @@ from milterchain.mail.replies import Reply
 
 __all__ = [
     "BAD_PROXY_HEADER",
+    "BINARY_BY_DATA",
     "BYE",
     "CANNOT_VERIFY",
     "FAILED",
@@ -21,6 +22,7 @@ __all__ = [
     "NOT_IMPLEMENTED",
     "NOT_PERMITTED",
     "NOT_SYNCHRONIZED",
+    "NO_QUEUE",
     "NO_RECIPIENTS",
     "OK",
     "RCPT_FIRST",
@@ -32,6 +34,7 @@ __all__ = [
     "TOO_LARGE",
     "TOO_MANY_CONNECTIONS",
     "TOO_MANY_ERRORS",
+    "TOO_MANY_MAILS",
     "TOO_MANY_RECIPIENTS",
     "TOO_MUCH_DATA",
     "UNKNOWN",
@@ -43,7 +46,7 @@ SENDER_OK: Final = Reply.of(250, "2.1.0 Ok")
 RECIPIENT_OK: Final = Reply.of(250, "2.1.5 Ok")
 GO_AHEAD: Final = Reply.of(354, "End data with <CR><LF>.<CR><LF>")
 BYE: Final = Reply.of(221, "2.0.0 Bye")
-HELP: Final = Reply.of(214, "2.0.0 HELO EHLO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT")
+HELP: Final = Reply.of(214, "2.0.0 HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT")
 CANNOT_VERIFY: Final = Reply.of(252, "2.0.0 Cannot VRFY user, but will take a message for it")
 
 HELO_FIRST: Final = Reply.of(503, "5.5.1 Error: send HELO/EHLO first")
@@ -51,8 +54,10 @@ NESTED_MAIL: Final = Reply.of(503, "5.5.1 Error: nested MAIL command")
 IN_TRANSACTION: Final = Reply.of(503, "5.5.1 Error: MAIL transaction in progress")
 MAIL_FIRST: Final = Reply.of(503, "5.5.1 Error: need MAIL command")
 RCPT_FIRST: Final = Reply.of(503, "5.5.1 Error: need RCPT command")
+BINARY_BY_DATA: Final = Reply.of(503, "5.5.1 Error: BODY=BINARYMIME needs BDAT")
 NO_RECIPIENTS: Final = Reply.of(554, "5.5.1 Error: no valid recipients")
 TOO_MANY_RECIPIENTS: Final = Reply.of(452, "4.5.3 Error: too many recipients")
+TOO_MANY_MAILS: Final = Reply.of(452, "4.5.3 Error: too many messages in this session")
 TOO_LARGE: Final = Reply.of(552, "5.3.4 Message size exceeds fixed limit")
 NOT_PERMITTED: Final = Reply.of(550, "5.7.0 Error: insufficient authorization")
 REFUSED: Final = Reply.of(550, "5.7.1 Command rejected")
@@ -69,13 +74,12 @@ TOO_MANY_ERRORS: Final = Reply.of(421, "4.7.0 Error: too many errors")
 TOO_MANY_CONNECTIONS: Final = Reply.of(421, "4.7.0 Error: too many connections")
 TOO_MUCH_DATA: Final = Reply.of(421, "4.7.0 Error: too much data")
 
+NO_QUEUE: Final = Reply.of(458, "4.5.1 Unable to queue messages: there is no queue here")
 NOT_IMPLEMENTED: Final = Reply.of(502, "5.5.1 Error: command not implemented")
 _WEB_CLIENT: Final = Reply.of(221, "2.7.0 Error: this is a mail server")
 
 KNOWN_COMMANDS: Final[Mapping[bytes, tuple[Reply, bool]]] = {
-    **dict.fromkeys([b"ETRN", b"EXPN", b"TURN"], (NOT_IMPLEMENTED, False)),
-    # The octets that follow BDAT would be taken for commands.
-    b"BDAT": (Reply.of(503, "5.5.1 Error: CHUNKING not announced"), True),
+    **dict.fromkeys([b"EXPN", b"TURN"], (NOT_IMPLEMENTED, False)),
     # A web client is talking: what follows may have been written by somebody else (Postfix
     # smtpd_forbidden_commands).
     **dict.fromkeys([b"CONNECT", b"GET", b"POST"], (_WEB_CLIENT, True)),

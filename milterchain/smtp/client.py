@@ -17,7 +17,7 @@ It knows commands and replies, not transactions: what is sent, in which order, i
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Self, cast
@@ -36,7 +36,7 @@ from milterchain.smtp.client_connect import connect, stays_here
 from milterchain.smtp.client_options import Address, ClientOptions
 from milterchain.smtp.client_replies import ReplyReader, parse_features
 from milterchain.smtp.client_tls import start_tls
-from milterchain.smtp.stuffing import stuffed
+from milterchain.smtp.stuffing import one_chunk, stuffed
 
 __all__ = ["SMTPClient"]
 
@@ -210,6 +210,10 @@ class SMTPClient(asyncio.Protocol):
             raise self._fail(NextHopProtocolError(f"answered DATA with {reply}"))
         return reply
 
+    async def chunk(self, content: Iterable[bytes], size: int) -> Reply:
+        """Send a content of so many octets as it is (BDAT, RFC 3030), and return the reply: like `stream`."""
+        return await self._stream(one_chunk(content, size))
+
     async def stream(self, content: Iterable[bytes]) -> Reply:
         """Send the content after a 354, no faster than the server takes it, and return the final reply.
 
@@ -219,11 +223,13 @@ class SMTPClient(asyncio.Protocol):
         Raises:
             NextHopError: see `in_doubt` for whether the server may have the message.
         """
+        return await self._stream(stuffed(content))
+
+    async def _stream(self, blocks: Iterator[bytes]) -> Reply:
         assert not self._outstanding
         exchange = self._expect(1, self._options.data_done_timeout)
         self._streaming = True
         try:
-            blocks = stuffed(content)
             block = next(blocks)
             for following in blocks:
                 self._write(block)

@@ -1,7 +1,7 @@
 """The content of DATA: from the bytes on the wire to a message.
 
-`DataDecoder` finds the end of the data and removes the transparency dots; `DataReceiver` puts line ends
-right, checks the limits and builds the message. Neither does I/O.
+`DataDecoder` finds the end of the data and removes the transparency dots; `MessageReceiver` puts line ends
+right, checks the limits and builds the message; `DataReceiver` is both. None of them does I/O.
 
 The data end at `CRLF . CRLF` and nowhere else (RFC 5321 section 4.1.1.4), the CRLF of the DATA command
 counting as the first. A server that also ends them at `LF . LF`, `LF . CRLF` or `CR . CR` lets a sender
@@ -11,16 +11,18 @@ line, for the same reason.
 
 import logging
 import re
-from typing import Final
+from dataclasses import replace
+from typing import Final, Self
 
 from milterchain.errors import HeaderLimitError
 from milterchain.mail.body import SpoolSettings
-from milterchain.mail.canonical import Canonicaliser
+from milterchain.mail.canonical import Canonicaliser, HeaderCanonicaliser
 from milterchain.mail.headers import HeaderLimits
 from milterchain.mail.message import Message, MessageBuilder
 from milterchain.mail.replies import Reply
+from milterchain.smtp.options import ServerOptions
 
-__all__ = ["DataDecoder", "DataReceiver"]
+__all__ = ["MAX_DRAIN", "DataDecoder", "DataReceiver", "MessageReceiver"]
 
 MAX_DRAIN = 4
 """How often the size limit is read before the connection is given up: a client that ignores SIZE should get
@@ -86,18 +88,25 @@ class DataDecoder:
         return data.replace(b"\r\n.", b"\r\n") if dot + 2 < len(data) else data
 
 
-class DataReceiver:
-    """Makes one message of the data, within limits.
+class MessageReceiver:
+    """Makes one message of its octets, within limits.
 
     A message beyond a limit is thrown away, but read to its end: the client listens only then.
 
-    Attributes:
+    Args:
         size_limit: octets of the message.
+        hops: Received headers from which on a message is taken for looping.
+        limits: of the headers.
+        spool: where a large message is kept.
+        binary: line ends are put right in the headers only (BINARYMIME, RFC 3030).
 
-    `hops` is the number of Received headers from which on a message is taken for looping.
+    Attributes:
+        size_limit: see above.
+        size: octets that have come.
+        refusal: why there will be no message; None while there may be one.
     """
 
-    __slots__ = ("_builder", "_canonical", "_decoder", "_hops", "_refusal", "_size", "size_limit")
+    __slots__ = ("_builder", "_canonical", "_hops", "binary", "refusal", "size", "size_limit")
 
     def __init__(
         self,
@@ -106,29 +115,45 @@ class DataReceiver:
         hops: int,
         limits: HeaderLimits | None = None,
         spool: SpoolSettings | None = None,
+        binary: bool = False,
     ) -> None:
         self.size_limit = size_limit
+        self.size = 0
+        self.refusal: Reply | None = None
+        self.binary = binary
         self._hops = hops
-        self._decoder = DataDecoder()
-        self._canonical = Canonicaliser()
+        self._canonical = HeaderCanonicaliser() if binary else Canonicaliser()
         self._builder = MessageBuilder(limits=limits, spool=spool)
-        self._refusal: Reply | None = None
-        self._size = 0
+
+    @classmethod
+    def of(cls, options: ServerOptions, size_limit: int, *, binary: bool = False) -> Self:
+        """A receiver with the limits of a server."""
+        return cls(
+            size_limit=size_limit,
+            hops=options.received_hops,
+            limits=options.headers,
+            spool=options.spool,
+            binary=binary,
+        )
 
     @property
     def hopeless(self) -> bool:
         """So much has come beyond the limit that the end should not be waited for."""
-        return self._size > MAX_DRAIN * self.size_limit
+        return self.size > MAX_DRAIN * self.size_limit
 
-    def feed(self, buffer: bytearray) -> bool:
-        """Take what can be taken out of the buffer; True once the data have ended."""
-        self._keep(self._decoder.take(buffer), final=self._decoder.done)
-        return self._decoder.done
+    def keep(self, data: bytes) -> None:
+        """Take the next octets."""
+        self._add(data if self.refusal is not None else self._canonical.feed(data))
+
+    def end(self) -> None:
+        """Nothing more will come."""
+        if self.refusal is None:
+            self._add(self._canonical.finish())
 
     def finish(self) -> Message | Reply:
-        """The message, which is the caller's to close, or why there is none."""
-        if self._refusal is not None:
-            return self._refusal
+        """The message, which is the caller's to close, or why there is none. After `end`."""
+        if self.refusal is not None:
+            return self.refusal
         try:
             message = self._builder.finish()
         except HeaderLimitError:
@@ -140,21 +165,17 @@ class DataReceiver:
         if hops >= self._hops:
             message.close()
             return TOO_MANY_HOPS
-        return message
+        return replace(message, binary=True) if self.binary else message
 
     def close(self) -> None:
         """Throw away what was collected. May be called again."""
         self._builder.close()
 
-    def _keep(self, data: bytes, *, final: bool) -> None:
-        if self._refusal is None:
-            data = self._canonical.feed(data)
-            if final:
-                data += self._canonical.finish()
-        self._size += len(data)
-        if self._refusal is not None:
+    def _add(self, data: bytes) -> None:
+        self.size += len(data)
+        if self.refusal is not None:
             return
-        if self._size > self.size_limit:
+        if self.size > self.size_limit:
             self._refuse(TOO_LARGE)
             return
         try:
@@ -167,6 +188,31 @@ class DataReceiver:
         return self._refuse(NO_STORAGE)
 
     def _refuse(self, reply: Reply) -> Reply:
-        self._refusal = reply
+        self.refusal = reply
         self._builder.close()
         return reply
+
+
+class DataReceiver(MessageReceiver):
+    """Makes one message of what follows DATA. The arguments are those of `MessageReceiver`."""
+
+    __slots__ = ("_decoder",)
+
+    def __init__(
+        self,
+        *,
+        size_limit: int,
+        hops: int,
+        limits: HeaderLimits | None = None,
+        spool: SpoolSettings | None = None,
+        binary: bool = False,
+    ) -> None:
+        super().__init__(size_limit=size_limit, hops=hops, limits=limits, spool=spool, binary=binary)
+        self._decoder = DataDecoder()
+
+    def feed(self, buffer: bytearray) -> bool:
+        """Take what can be taken out of the buffer; True once the data have ended."""
+        self.keep(self._decoder.take(buffer))
+        if self._decoder.done:
+            self.end()
+        return self._decoder.done

@@ -5,7 +5,8 @@ decide.
 `Dialogue.answer` never raises but on cancellation: what goes wrong becomes a reply.
 
 STARTTLS and AUTH are the business of `milterchain.smtp.security`, XCLIENT and XFORWARD that of
-`milterchain.smtp.speaker`. BDAT is known but not offered.
+`milterchain.smtp.speaker`; what EHLO offers is decided in `milterchain.smtp.offer`. BDAT has methods of its
+own (`chunk`, `chunk_end`), because a chunk follows it.
 """
 
 import logging
@@ -15,9 +16,12 @@ from typing import Final
 from milterchain.errors import SMTPSyntaxError
 from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
-from milterchain.smtp import answers
+from milterchain.smtp import answers, offer
+from milterchain.smtp.chunking import BDAT_FIRST, NOT_ANNOUNCED, Chunk, Chunks, taken
+from milterchain.smtp.data import MessageReceiver
 from milterchain.smtp.grammar import parse_command, parse_helo, parse_mail, parse_rcpt
 from milterchain.smtp.handler import SessionHandler
+from milterchain.smtp.offer import is_binary
 from milterchain.smtp.options import Listener, ServerOptions
 from milterchain.smtp.security import Security
 from milterchain.smtp.speaker import Speaker
@@ -35,11 +39,6 @@ no limit has sent them all before it hears of the first refusal (Postfix smtpd_r
 
 _logger = logging.getLogger(__name__)
 
-_NOTHING: Final[frozenset[bytes]] = frozenset()
-_MAIL_PARAMETERS: Final = frozenset({b"SIZE", b"BODY"})
-_DSN_MAIL_PARAMETERS: Final = frozenset({b"RET", b"ENVID"})
-_DSN_RCPT_PARAMETERS: Final = frozenset({b"NOTIFY", b"ORCPT"})
-
 
 class Dialogue:
     """The server's side of one SMTP session.
@@ -56,28 +55,29 @@ class Dialogue:
         awaits_data: the last reply was 354; `message` comes next.
         over: the last reply was the last one of this session.
         error_count: refusals since the session began or a message was taken.
-        size_limit: octets of a message, as last offered.
         security: TLS and login; if it awaits TLS, `secured` comes next.
+        chunks: what has come by BDAT.
     """
 
     __slots__ = (
         "_accepted",
+        "_binary",
         "_esmtp",
         "_junk",
-        "_mail_parameters",
+        "_mails",
+        "_offer",
         "_options",
         "_overshoot",
-        "_rcpt_parameters",
         "_refused",
         "_smtputf8",
         "_speaker",
         "awaits_data",
+        "chunks",
         "error_count",
         "handler",
         "in_transaction",
         "over",
         "security",
-        "size_limit",
     )
 
     def __init__(
@@ -92,15 +92,16 @@ class Dialogue:
         self.awaits_data = False
         self.over = False
         self.error_count = 0
-        self.size_limit = options.message_size
         self.security = Security(handler, listener)
+        self.chunks = Chunks()
         self._options = options
         self._speaker = speaker
         self._esmtp: bool | None = None  # None before HELO and EHLO
         self._refused = False
-        self._mail_parameters = _NOTHING
-        self._rcpt_parameters = _NOTHING
+        self._offer = offer.NOTHING
         self._smtputf8 = False
+        self._binary = False
+        self._mails = 0
         self._accepted = 0
         self._overshoot = 0
         self._junk = 0
@@ -109,6 +110,11 @@ class Dialogue:
     def esmtp(self) -> bool:
         """EHLO was accepted: the client may send commands in groups."""
         return bool(self._esmtp)
+
+    @property
+    def size_limit(self) -> int:
+        """Octets of a message, as last offered."""
+        return self._offer.size or self._options.message_size
 
     @property
     def exhausted(self) -> bool:
@@ -139,15 +145,48 @@ class Dialogue:
         If the handler fails, the session is over: it could not tell milters the truth.
         """
         self._esmtp = None
-        self._mail_parameters = self._rcpt_parameters = _NOTHING
+        self._offer = offer.NOTHING
         self._speak_for_itself()
         await self.security.secured(session)
 
     async def answer(self, line: bytes) -> Reply:
         """The reply to a command, given without its line end."""
+        return await self._guarded(self._dispatch(line))
+
+    async def chunk(self, chunk: Chunk) -> Reply:
+        """Whether the chunk that comes now is wanted: if the answer is positive, `chunk_end` comes next.
+
+        Else it is the reply, after the chunk.
+        """
+        if (refusal := self.chunks.refusal) is not None and self.security.refusal(b"BDAT") is None:
+            if not self.chunks.repeat(last=chunk.last):
+                self.error_count += 1
+            return refusal
+        reply = await self._guarded(self._chunk())
+        if not reply.positive:
+            self.chunks.refuse(reply, last=chunk.last)
+        return reply
+
+    async def chunk_end(self, chunk: Chunk) -> Reply:
+        """The reply to a chunk that has come in completely."""
+        receiver = self.chunks.receiver
+        assert receiver is not None, "the chunk was wanted"
+        if chunk.last:
+            receiver.end()
+            return await self.message(receiver.finish())
+        if receiver.refusal is None:
+            return taken(chunk)
+        reply = receiver.refusal
+        await self._reset(reply)
+        self.chunks.refuse(reply, last=False)
+        self.error_count += 1
+        return reply
+
+    async def _guarded(self, answering: Awaitable[Reply]) -> Reply:
+        """Await a reply, or make one of what goes wrong, and count it."""
         counted = True
         try:
-            reply = await self._dispatch(line)
+            reply = await answering
             counted = reply is not answers.TOO_MANY_RECIPIENTS or self._overshoot > MAX_OVERSHOOT
         except SMTPSyntaxError as error:
             reply = Reply.of(error.code, f"{error.status} {error}")
@@ -164,6 +203,7 @@ class Dialogue:
     async def message(self, received: Message | Reply) -> Reply:
         """The reply to the end of the data: the message, or why there is none."""
         self.awaits_data = False
+        self.chunks.clear()
         if isinstance(received, Reply):
             reply = received
             await self._reset(reply)
@@ -205,6 +245,7 @@ class Dialogue:
     async def _reset(self, reply: Reply | None = None) -> None:
         """End the transaction. A handler that fails even here is not asked again."""
         self.in_transaction = False
+        self.chunks.clear()
         try:
             await self.handler.reset(reply)
         except Exception:
@@ -231,45 +272,29 @@ class Dialogue:
         if reply is not None and not reply.positive:
             return reply
         again, self._esmtp = self._esmtp is not None, esmtp
-        self._mail_parameters = self._rcpt_parameters = _NOTHING
         first = self._options.hostname if reply is None else reply.lines[0]
-        answer = Reply(250, (first, *self._offer())) if esmtp else Reply(250, (first,))
+        self.chunks.clear()
+        if not esmtp:
+            self._offer = offer.NOTHING
+        elif self._refused or self.handler.minimal_ehlo:
+            self._offer = offer.MINIMAL
+        else:
+            self._offer = offer.make(self._options, self.handler.features(), self.security, self._speaker)
+        answer = Reply(250, (first, *self._offer.keywords))
         return self._junked(answer) if again else answer
-
-    def _offer(self) -> list[bytes]:
-        """The keywords of the reply to EHLO; remembers which parameters they allow."""
-        if self._refused or self.handler.minimal_ehlo:
-            return [b"ENHANCEDSTATUSCODES"]
-        features = self.handler.features()
-        self.size_limit = min(self._options.message_size, features.size or self._options.message_size)
-        keywords = [b"PIPELINING", b"SIZE %d" % self.size_limit]
-        keywords += [*self.security.keywords(features), b"ENHANCEDSTATUSCODES", b"8BITMIME"]
-        self._mail_parameters = _MAIL_PARAMETERS
-        if self.security.offers_auth(features):
-            self._mail_parameters |= {b"AUTH"}
-        if features.dsn:
-            keywords.append(b"DSN")
-            self._mail_parameters |= _DSN_MAIL_PARAMETERS
-            self._rcpt_parameters = _DSN_RCPT_PARAMETERS
-        if features.smtputf8:
-            keywords.append(b"SMTPUTF8")
-            self._mail_parameters |= {b"SMTPUTF8"}
-        if features.requiretls and self.security.tls is not None:
-            keywords.append(b"REQUIRETLS")
-            self._mail_parameters |= {b"REQUIRETLS"}
-        if self._speaker is not None:
-            keywords += self._speaker.keywords()
-        return keywords
 
     async def _mail(self, argument: bytes) -> Reply:
         if self._esmtp is None:
             return answers.HELO_FIRST
         if self.in_transaction:
             return answers.NESTED_MAIL
-        path, params = parse_mail(argument, self._mail_parameters)
-        size = params.get(b"SIZE")
-        if size is not None and int(size) > self.size_limit:
-            return answers.TOO_LARGE
+        self.chunks.clear()
+        path, params = parse_mail(argument, self._offer.mail)
+        refusal = self._offer.refuse(params, self.size_limit)
+        if refusal is None and self._mails == self._options.mails:
+            refusal = answers.TOO_MANY_MAILS
+        if refusal is not None:
+            return refusal
         reply = await self.handler.mail(path, params) or answers.SENDER_OK
         if not reply.positive:
             return reply
@@ -277,14 +302,18 @@ class Dialogue:
             await self._reset()
             return answers.REFUSED
         self.in_transaction = True
+        self._mails += 1
         self._smtputf8 = b"SMTPUTF8" in params
+        self._binary = is_binary(params)
         self._accepted = self._overshoot = 0
         return reply
 
     async def _rcpt(self, argument: bytes) -> Reply:
         if not self.in_transaction:
             return answers.MAIL_FIRST
-        path, params = parse_rcpt(argument, self._rcpt_parameters, smtputf8=self._smtputf8)
+        if self.chunks.receiver is not None:
+            return BDAT_FIRST
+        path, params = parse_rcpt(argument, self._offer.rcpt, smtputf8=self._smtputf8)
         if self._accepted >= self._options.recipients:
             self._overshoot += 1
             return answers.TOO_MANY_RECIPIENTS
@@ -298,13 +327,33 @@ class Dialogue:
             raise SMTPSyntaxError("Syntax: DATA")
         if not self.in_transaction:
             return answers.RCPT_FIRST
+        if self.chunks.receiver is not None:
+            return BDAT_FIRST
+        if self._binary:
+            return answers.BINARY_BY_DATA
+        reply = await self._begin_content()
+        self.awaits_data = reply.positive
+        return reply
+
+    async def _chunk(self) -> Reply:
+        unready = None if self.in_transaction else answers.RCPT_FIRST
+        unready = self.security.refusal(b"BDAT") or (unready if self._offer.chunking else NOT_ANNOUNCED)
+        if unready is not None:
+            return unready
+        if self.chunks.receiver is not None:
+            return answers.GO_AHEAD
+        reply = await self._begin_content()
+        if reply.positive:
+            self.chunks.receiver = MessageReceiver.of(self._options, self.size_limit, binary=self._binary)
+        return reply
+
+    async def _begin_content(self) -> Reply:
         if not self._accepted:
             return answers.NO_RECIPIENTS
         reply = await self.handler.data()
         if reply is not None and not reply.positive:
             await self._reset()
             return reply
-        self.awaits_data = True
         return reply if reply is not None and reply.code == 354 else answers.GO_AHEAD
 
     async def _rset(self, argument: bytes) -> Reply:
@@ -313,6 +362,7 @@ class Dialogue:
         if self.in_transaction:
             await self._reset()
         self._speak_for_itself()
+        self.chunks.clear()
         return self._junked(answers.OK)
 
     async def _noop(self, _: bytes) -> Reply:
@@ -339,7 +389,7 @@ class Dialogue:
         self.handler = successor
         await self.security.succeed(successor, self._speaker.info.login)
         self._esmtp = None
-        self._mail_parameters = self._rcpt_parameters = _NOTHING
+        self._offer = offer.NOTHING
         reply = await self.greeting()
         info = self._speaker.info
         if info.helo and reply.positive:
@@ -353,6 +403,14 @@ class Dialogue:
             return answers.NOT_PERMITTED
         self.handler.forward(self._speaker.xforward(argument))
         return answers.OK
+
+    async def _etrn(self, argument: bytes) -> Reply:
+        if not argument or b" " in argument:
+            raise SMTPSyntaxError("Syntax: ETRN domain")
+        if self.in_transaction:
+            return answers.IN_TRANSACTION
+        usual = answers.REFUSED if self._refused else answers.NO_QUEUE
+        return await self.handler.vrfy(argument) or usual
 
     async def _starttls(self, argument: bytes) -> Reply:
         return self.security.starttls(argument, esmtp=self.esmtp, in_transaction=self.in_transaction)
@@ -383,6 +441,7 @@ _COMMANDS: Final[Mapping[bytes, Callable[[Dialogue, bytes], Awaitable[Reply]]]] 
     b"NOOP": Dialogue._noop,  # noqa: SLF001
     b"HELP": Dialogue._help,  # noqa: SLF001
     b"VRFY": Dialogue._vrfy,  # noqa: SLF001
+    b"ETRN": Dialogue._etrn,  # noqa: SLF001
     b"STARTTLS": Dialogue._starttls,  # noqa: SLF001
     b"AUTH": Dialogue._auth,  # noqa: SLF001
     b"XCLIENT": Dialogue._xclient,  # noqa: SLF001

@@ -46,7 +46,7 @@ _Values = Mapping[bytes, re.Pattern[bytes] | None]
 
 _MAIL_VALUES: Final[_Values] = {
     b"SIZE": re.compile(rb"[0-9]{1,20}"),
-    b"BODY": re.compile(rb"7BIT|8BITMIME", re.IGNORECASE),
+    b"BODY": re.compile(rb"7BIT|8BITMIME|BINARYMIME", re.IGNORECASE),
     b"SMTPUTF8": None,
     b"RET": re.compile(rb"FULL|HDRS", re.IGNORECASE),
     b"ENVID": re.compile(rb"%b{1,100}" % _XTEXT),

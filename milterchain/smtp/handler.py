@@ -103,8 +103,8 @@ class SessionInfo:
 class Features:
     """What may be offered in the reply to EHLO, beyond what the server can always do.
 
-    PIPELINING, SIZE, 8BITMIME and ENHANCEDSTATUSCODES are the server's own. The rest depends on the next hop:
-    what it cannot take must not be accepted.
+    PIPELINING, SIZE, 8BITMIME, CHUNKING, LIMITS and ENHANCEDSTATUSCODES are the server's own. The rest
+    depends on the next hop: what it cannot take must not be accepted.
 
     Attributes:
         smtputf8: internationalised addresses and headers (RFC 6531).
@@ -112,6 +112,8 @@ class Features:
         size: the largest message that the next hop takes; None if it does not say. The smaller of this and
             the server's own limit counts.
         login: the next hop can be asked whether credentials are right.
+        binarymime: bodies that are no text (RFC 3030).
+        recipients: how many one message may have there; None if it does not say.
         requiretls: messages go on over TLS to a next hop that was verified and does the same (RFC 8689).
     """
 
@@ -119,6 +121,8 @@ class Features:
     dsn: bool = False
     size: int | None = None
     login: bool = False
+    binarymime: bool = False
+    recipients: int | None = None
     requiretls: bool = False
 
 
@@ -174,7 +178,7 @@ class SessionHandler(Protocol):
         """RCPT, in a transaction. Recipients beyond the limit are refused by the server and not shown."""
 
     async def data(self) -> Reply | None:
-        """DATA, with at least one accepted recipient, before the `354`.
+        """DATA, with at least one accepted recipient, before the `354`; or the first BDAT of a message.
 
         If the answer is not positive, the transaction is over: `reset` follows.
         """

@@ -24,6 +24,9 @@ class ServerOptions:
         unlimited_clients: networks to which `connections_per_client` does not apply.
         command_timeout: seconds without a command, or without any data during DATA.
         transfer_timeout: seconds for the data of one message; else a client could send an octet a minute.
+        data_rate: octets per second that the data of one message must have on the average, once
+            `command_timeout` is over.
+        mails: transactions in one session; None for any number. Offered as MAILMAX (RFC 9422).
         errors: replies of 4xx and 5xx in a session, without a message delivered, before it is closed.
         soft_errors: so many of them before each further one is delayed.
         error_delay: by so many seconds.
@@ -45,6 +48,8 @@ class ServerOptions:
     unlimited_clients: tuple[IPv4Network | IPv6Network, ...] = ()
     command_timeout: float = 300
     transfer_timeout: float = 3600
+    data_rate: float = 500
+    mails: int | None = None
     errors: int = 20
     soft_errors: int = 10
     error_delay: float = 1

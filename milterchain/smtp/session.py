@@ -7,6 +7,7 @@ cancelled, unless it is at work on a message.
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Final, Protocol, cast
 
@@ -14,11 +15,13 @@ from milterchain.errors import SMTPSyntaxError
 from milterchain.mail.replies import Reply
 from milterchain.smtp import answers
 from milterchain.smtp.channel import Channel
-from milterchain.smtp.data import DataReceiver
+from milterchain.smtp.chunking import SYNTAX, ChunkReader, is_bdat, parse_bdat
+from milterchain.smtp.data import MAX_DRAIN, DataReceiver
 from milterchain.smtp.dialogue import MAX_COMMAND, Dialogue
 from milterchain.smtp.handler import HandlerFactory, SessionHandler, SessionInfo
 from milterchain.smtp.identity import is_one_of
 from milterchain.smtp.options import Listener, ServerOptions
+from milterchain.smtp.pace import Pace
 from milterchain.smtp.peer import proxied_info, session_info
 from milterchain.smtp.proxy_header import parse_proxy_header
 from milterchain.smtp.speaker import Speaker
@@ -57,6 +60,21 @@ class Owner(Protocol):
 
     def lost(self, session: "SMTPSession") -> None:
         """The connection of the session is closed."""
+
+
+class Content(Protocol):
+    """What is read of a message: the data, or a chunk."""
+
+    @property
+    def size(self) -> int:
+        """Octets that have come, for the pace."""
+
+    @property
+    def hopeless(self) -> bool:
+        """The end should not be waited for."""
+
+    def feed(self, buffer: bytearray) -> bool:
+        """Take what can be taken out of the buffer; True at the end."""
 
 
 class SMTPSession(Channel):
@@ -131,6 +149,7 @@ class SMTPSession(Channel):
             _logger.exception("a session failed")
             self._farewell = answers.UNUSABLE
         finally:
+            dialogue.chunks.clear()
             self._hang_up(linger=not dialogue.over and not self._owner.draining)
             await _close(dialogue.handler)
 
@@ -194,6 +213,9 @@ class SMTPSession(Channel):
 
     async def _serve(self, dialogue: Dialogue, line: bytes) -> bool:
         """Answer a command, and the message that follows it; False if the session is over."""
+        if is_bdat(line) and not dialogue.security.exchanging:
+            served = await self._chunk(dialogue, line)
+            return served and not self._is_exhausted(dialogue)
         reply = await dialogue.answer(line)
         await self._penalty(reply, dialogue)
         if dialogue.security.awaits_tls:
@@ -206,10 +228,13 @@ class SMTPSession(Channel):
                 return False
         else:
             self._put(reply)
-        if dialogue.exhausted and not dialogue.over:
+        return not self._is_exhausted(dialogue)
+
+    def _is_exhausted(self, dialogue: Dialogue) -> bool:
+        exhausted = dialogue.exhausted and not dialogue.over
+        if exhausted:
             self._put(answers.TOO_MANY_ERRORS)
-            return False
-        return True
+        return exhausted
 
     def _is_early(self) -> bool:
         """Refuse a client that has sent more before it could know the reply (Postfix forbids it, too)."""
@@ -253,28 +278,55 @@ class SMTPSession(Channel):
 
     async def _receive(self, dialogue: Dialogue) -> bool:
         """Take the data of a message and answer it; False if the session is over."""
-        options = self._options
-        receiver = DataReceiver(
-            size_limit=dialogue.size_limit,
-            hops=options.received_hops,
-            limits=options.headers,
-            spool=options.spool,
-        )
+        receiver = DataReceiver.of(self._options, dialogue.size_limit)
         try:
-            now = self.loop.time()
-            last = now + options.transfer_timeout
-            while not receiver.feed(self._input):
-                if receiver.hopeless:
-                    self._put(answers.TOO_MUCH_DATA)
-                    return False
-                if not await self._more(min(self.loop.time() + options.command_timeout, last)):
-                    return False
+            if not await self._fill(receiver, Pace(self._options, self.loop.time())):
+                return False
             received = receiver.finish()
         finally:
             receiver.close()
+        return await self._finish(dialogue, dialogue.message(received))
+
+    async def _chunk(self, dialogue: Dialogue, line: bytes) -> bool:
+        """Take a chunk of a message and answer it; False if the session is over."""
+        try:
+            chunk = parse_bdat(line)
+        except SMTPSyntaxError:
+            self._put(SYNTAX)
+            return False
+        if chunk.size > MAX_DRAIN * dialogue.size_limit:
+            self._put(answers.TOO_MUCH_DATA)
+            return False
+        reply = await dialogue.chunk(chunk)
+        chunks = dialogue.chunks
+        if not reply.positive or chunks.pace is None:
+            chunks.pace = Pace(self._options, self.loop.time())
+        wanted = chunks.receiver if reply.positive else None
+        if not await self._fill(ChunkReader(chunk.size, wanted), chunks.pace):
+            return False
+        if reply.positive and chunk.last:
+            return await self._finish(dialogue, dialogue.chunk_end(chunk))
+        if reply.positive:
+            reply = await dialogue.chunk_end(chunk)
+        await self._penalty(reply, dialogue)
+        self._put(reply)
+        return not dialogue.over
+
+    async def _fill(self, content: Content, pace: Pace) -> bool:
+        """Wait until the content is there; False if it will not come."""
+        while not content.feed(self._input):
+            if content.hopeless:
+                self._put(answers.TOO_MUCH_DATA)
+                return False
+            if not await self._more(pace.deadline(self.loop.time(), content.size)):
+                return False
+        return True
+
+    async def _finish(self, dialogue: Dialogue, answering: Awaitable[Reply]) -> bool:
+        """Answer a message that is there; False if the session is over."""
         self._uninterrupted = True
         try:
-            reply = await dialogue.message(received)
+            reply = await answering
         finally:
             self._uninterrupted = False
         if self.transport is None:

@@ -12,10 +12,11 @@ Without a script it is a correct server that takes everything::
         assert message.recipients == (b"good@x.test",)
         assert hop.connections[0].verbs == "EHLO MAIL RCPT RCPT DATA . QUIT"
 
-A script maps a verb, "CONNECT" (the greeting) or "." (the end of the data) to what is answered: a reply as
-text (lines separated by LF), a `Reply`, raw bytes, a fault (`milterchain.testing.faults`, `HalfLine`),
-several of those, one for each occurrence (`InTurn`), or a function of the argument (of the data for ".").
-None is the server's own reply. The state of the transaction follows the replies that were sent.
+A script maps a verb, "CONNECT" (the greeting) or "." (the end of the data, or the last chunk) to what is
+answered: a reply as text (lines separated by LF), a `Reply`, raw bytes, a fault (`HalfLine`, or one of
+`milterchain.testing.faults`), several of those, one for each occurrence (`InTurn`), or a function of the
+argument (of the data for "."). None is the server's own reply. The state of the transaction follows the
+replies that were sent.
 """
 
 import asyncio
@@ -83,6 +84,7 @@ class ReceivedMessage:
         raw: the data as it came, without the final dot's line.
         data: the same with dot-stuffing undone.
         code: of the reply to the final dot, None while there is none; the highest of several in LMTP.
+        chunked: it came by BDAT, so that `raw` and `data` are the same.
     """
 
     mail: bytes
@@ -90,6 +92,7 @@ class ReceivedMessage:
     raw: bytes
     data: bytes
     code: int | None = None
+    chunked: bool = False
 
     @property
     def sender(self) -> bytes:
@@ -131,6 +134,7 @@ class HopSession(Peer):
         self.greeted = False
         self.mail: bytes | None = None
         self.rcpts: list[bytes] = []
+        self.chunks = b""
         self._buffer = bytearray()
 
     def __repr__(self) -> str:
@@ -181,10 +185,19 @@ class HopSession(Peer):
         self.commands.append(b".")
         return raw
 
+    async def chunk(self, size: int) -> bytes:
+        """The octets of a chunk."""
+        while len(self._buffer) < size:
+            await self.news()
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
     def reset(self) -> None:
         """The transaction is over."""
         self.mail = None
         self.rcpts = []
+        self.chunks = b""
 
 
 class ScriptedNextHop(ScriptedServer[HopSession]):
@@ -254,6 +267,9 @@ class ScriptedNextHop(ScriptedServer[HopSession]):
             line = await peer.line()
             self.changed()
             verb = _verb(line)
+            if verb == "BDAT" and "CHUNKING" in self._offered:
+                counts["."] += await self._take_chunk(peer, script, line.upper().split()[1:], counts["."])
+                continue
             if peer.pending and (verb in _ALONE or "PIPELINING" not in self._offered):
                 peer.violations.append(f"bytes after {verb}, before its reply")
             argument = line[len(verb) :].strip()
@@ -276,6 +292,28 @@ class ScriptedNextHop(ScriptedServer[HopSession]):
         message = ReceivedMessage(
             mail=peer.mail or b"", rcpts=tuple(peer.rcpts), raw=raw, data=_STUFFED.sub(b"", raw)
         )
+        return await self._judge(peer, script, message, occurrence)
+
+    async def _take_chunk(
+        self, peer: HopSession, script: HopScript, words: Sequence[bytes], occurrence: int
+    ) -> int:
+        """Take a chunk and answer it; how many answers to whole messages that were."""
+        peer.chunks += await peer.chunk(int(words[0]))
+        if peer.mail is None or not peer.rcpts:
+            await self._answer(peer, None, b"", 0, "503 5.5.1 need RCPT first")
+            return 0
+        if words[1:] != [b"LAST"]:
+            await self._answer(peer, script.get("BDAT"), words[0], 0, "250 2.0.0 Ok")
+            return 0
+        message = ReceivedMessage(
+            mail=peer.mail, rcpts=tuple(peer.rcpts), raw=peer.chunks, data=peer.chunks, chunked=True
+        )
+        return await self._judge(peer, script, message, occurrence)
+
+    async def _judge(
+        self, peer: HopSession, script: HopScript, message: ReceivedMessage, occurrence: int
+    ) -> int:
+        """Note a message and answer it; how many answers that were."""
         peer.messages.append(message)
         self.messages.append(message)
         peer.reset()

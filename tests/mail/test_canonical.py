@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milterchain.mail.canonical import Canonicaliser, canonical
+from milterchain.mail.canonical import Canonicaliser, HeaderCanonicaliser, canonical
 
 HOSTILE = st.lists(
     st.sampled_from([b"\r", b"\n", b"\r\n", b".", b"a", b"\0", b"\xff", b" ", b"\r\n.\r\n"])
@@ -97,3 +97,21 @@ def test_finish_gives_its_end_once():
     assert canonicaliser.feed(b"a\r") == b"a"
     assert canonicaliser.finish() == b" \r\n"
     assert canonicaliser.finish() == b""
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", b""),
+        (b"A: b\n\nx\ry\nz", b"A: b\r\n\r\nx\ry\nz"),
+        (b"A: b\r\n\r\n\r", b"A: b\r\n\r\n\r"),
+        (b"A: b\r\n\n\n", b"A: b\r\n\r\n\n"),
+        (b"\nx\r", b"\r\nx\r"),
+        (b"A: b\rc", b"A: b c\r\n"),
+        (b"A: b\r\r\n\r\n\r", b"A: b \r\n\r\n\r"),
+    ],
+)
+def test_headers_only(data, expected):
+    for pieces in ([data], [data[at : at + 1] for at in range(len(data))]):
+        canonicaliser = HeaderCanonicaliser()
+        assert b"".join(map(canonicaliser.feed, pieces)) + canonicaliser.finish() == expected

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -516,3 +517,11 @@ def test_no_address_escapes_its_command(address, args, make):
         command = b" ".join((path.bracketed, *path.args))
         assert b"\r" not in command
         assert b"\n" not in command
+
+
+def test_a_new_body_that_is_no_text():
+    message = replace(parse_message(b"A: b\r\n\r\nx\r\n"), binary=True)
+    edits = [AddHeader(b"X", b"y"), ReplaceBody(b"a\nb\r"), ReplaceBody(b"c")]
+    edited = apply_edits(message, edits).message
+    assert b"".join(edited.chunks()) == b"A: b\r\nX: y\r\n\r\na\nb\rc"
+    assert edited.binary

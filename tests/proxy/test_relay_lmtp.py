@@ -38,7 +38,7 @@ async def test_a_unix_socket(tmp_path: File, message: Message) -> None:
         assert (await transaction.rcpt(ONE)).code == 250
         delivery = await transaction.send(Envelope(SENDER, (ONE,)), message)
         assert (delivery.reply.code, delivery.hop) == (250, hop.next_hop)
-        assert hops.features == Features(smtputf8=True, dsn=True, size=52428800)
+        assert hops.features == Features(smtputf8=True, dsn=True, size=52428800, recipients=1)
         await hops.close()
         assert hop.connections[0].verbs == "LHLO MAIL RCPT DATA . QUIT"
         assert hop.connections[0].violations == []

@@ -11,7 +11,7 @@ from milterchain.smtp.client import WRITE_BUFFER, SMTPClient
 from milterchain.smtp.client_commands import MAX_COMMAND
 from milterchain.smtp.client_options import ClientOptions
 from milterchain.smtp.client_replies import parse_features
-from milterchain.testing.faults import Late, StopReading
+from milterchain.testing.faults import InTurn, Late, StopReading
 from milterchain.testing.peer import PATIENCE, refusing_address
 from milterchain.testing.scripted_next_hop import KEYWORDS, ScriptedNextHop
 
@@ -321,3 +321,29 @@ async def test_closing() -> None:
             await client.stream([b"x"])
         await client.wait_closed()
         await client.wait_closed()
+
+
+async def test_one_chunk() -> None:
+    content = [b"A: b\r\n\r\n", b"\0.\r\n.\r\n", b"x" * 300_000]
+    async with ScriptedNextHop(
+        {".": InTurn("451 4.3.0 later", "250 2.0.0 Ok")}, keywords=(*KEYWORDS, "CHUNKING")
+    ) as hop:
+        client = await connect(hop)
+        for code in (451, 250):
+            await transaction(client)
+            reply = await client.chunk(iter(content), sum(map(len, content)))
+            assert (reply.code, client.in_doubt, client.usable) == (code, False, True)
+        client.close()
+        assert [message.data for message in hop.messages] == [b"".join(content)] * 2
+        assert not hop.connections[0].violations
+
+
+async def test_a_chunk_of_another_size_is_not_finished() -> None:
+    async with ScriptedNextHop(keywords=(*KEYWORDS, "CHUNKING")) as hop:
+        client = await connect(hop)
+        await transaction(client)
+        with pytest.raises(ValueError, match="too few"):
+            await client.chunk([b"x"], 2)
+        assert client.failure is not None
+        assert not client.in_doubt
+        assert not hop.messages

@@ -69,14 +69,17 @@ DIALOGUES = [
     [(b"RSET", "250 2.0.0 Ok"), (b"RSET x", "501 5.5.4 Syntax: RSET")],
     [(b"VRFY", "501 5.5.4 Syntax: VRFY address")],
     [(b"VRFY u", "252 2.0.0 Cannot VRFY user, but will take a message for it")],
-    [(b"HELP", "214 2.0.0 HELO EHLO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT")],
+    [(b"HELP", "214 2.0.0 HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT")],
     *(
         [(verb, "502 5.5.1 Error: command not implemented")]
-        for verb in (b"EXPN x", b"ETRN x", b"STARTTLS", b"AUTH X")
+        for verb in (b"EXPN x", b"TURN", b"STARTTLS", b"AUTH X")
     ),
     [(b"XCLIENT ADDR=192.0.2.1", "550 5.7.0 Error: insufficient authorization")],
     [(b"XFORWARD ADDR=192.0.2.1", "550 5.7.0 Error: insufficient authorization")],
-    [(b"BDAT 5 LAST", "503 5.5.1 Error: CHUNKING not announced")],
+    [(b"ETRN", "501 5.5.4 Syntax: ETRN domain"), (b"ETRN a b", "501 5.5.4 Syntax: ETRN domain")],
+    [(b"ETRN x", "458 4.5.1 Unable to queue messages: there is no queue here")],
+    [(b"EHLO c", None), (MAIL, None), (b"ETRN x", "503 5.5.1 Error: MAIL transaction in progress")],
+    [(b"EHLO c", None), (MAIL + b" BODY=binarymime", "555 5.5.4 Unsupported option: BODY=BINARYMIME")],
     [(b"GET / HTTP/1.1", "221 2.7.0 Error: this is a mail server")],
     [
         (b"FOO", "500 5.5.2 Error: command not recognized"),
@@ -96,15 +99,20 @@ async def test_dialogue(begin, rows):
 
 
 async def test_what_is_offered(begin):
-    base = "250 mx.example / PIPELINING / SIZE 1000 / ENHANCEDSTATUSCODES / 8BITMIME"
+    first = "250 mx.example / PIPELINING / SIZE 1000 / ENHANCEDSTATUSCODES / 8BITMIME"
+    last = " / CHUNKING / LIMITS RCPTMAX=1000"
+    base = first + last
     for features, expected in (
         (None, base),
-        (Features(dsn=True), base + " / DSN"),
-        (Features(smtputf8=True), base + " / SMTPUTF8"),
-        (ALL, base + " / DSN / SMTPUTF8"),
+        (Features(dsn=True), first + " / DSN" + last),
+        (Features(smtputf8=True), first + " / SMTPUTF8" + last),
+        (ALL, first + " / DSN / SMTPUTF8" + last),
+        (Features(binarymime=True), first + " / CHUNKING / BINARYMIME / LIMITS RCPTMAX=1000"),
+        (Features(recipients=1), first + " / CHUNKING / LIMITS RCPTMAX=1"),
+        (Features(recipients=5000), base),
         (Features(size=0), base),
         (Features(size=5000), base),
-        (Features(size=500), base.replace("1000", "500")),
+        (Features(size=500), base.replace("1000", "500", 1)),
     ):
         dialogue, _, replies = await begin(b"EHLO c", features=features, message_size=1000)
         assert replies[1] == expected
@@ -366,3 +374,19 @@ async def test_greetings_without_end_become_errors(begin):
     dialogue, _, replies = await begin(*[b"EHLO c", b"HELO c"] * 3, junk_commands=3)
     assert dialogue.error_count == 2  # the first of the six is a matter of course
     assert replies[-1] == "250 mx.example"
+
+
+async def test_limits_that_were_set(begin):
+    dialogue, _, replies = await begin(b"EHLO c", recipients=2_000_000, mails=2)
+    assert replies[1].endswith(" / CHUNKING / LIMITS MAILMAX=2")
+    for _ in range(2):
+        assert (await dialogue.answer(MAIL)).code == 250
+        await dialogue.answer(b"RSET")
+    assert str(await dialogue.answer(MAIL)) == "452 4.5.3 Error: too many messages in this session"
+    _, _, replies = await begin(b"EHLO c", recipients=2_000_000)
+    assert "LIMITS" not in replies[1]
+
+
+async def test_no_etrn_for_the_refused(begin):
+    _, _, replies = await begin(b"ETRN x", script={"connect": REJECT})
+    assert replies[1] == "550 5.7.1 Command rejected"

@@ -21,7 +21,7 @@ async def test_whole_session(smtp_site):
         client = await site.connect()
         assert await client.hello() == (
             b"250-mx.example\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n"
-            b"250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n"
+            b"250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-CHUNKING\r\n250 LIMITS RCPTMAX=1000\r\n"
         )
         for _ in range(3):
             await client.transaction()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from milterchain.smtp.stuffing import _COALESCE, stuffed
+from milterchain.smtp.stuffing import _COALESCE, one_chunk, stuffed
 
 CASES = [
     (b"", b".\r\n"),
@@ -85,3 +85,15 @@ def test_nothing_is_read_ahead_but_one_chunk() -> None:
     pieces = stuffed(chunks())
     next(pieces)
     assert taken == 2
+
+
+@pytest.mark.parametrize("pieces", [[], [b"a\r.\n"], [b"x" * 70_000, b"", b"y" * 70_000, b"z"]])
+def test_one_chunk(pieces):
+    content = b"".join(pieces)
+    assert b"".join(one_chunk(iter(pieces), len(content))) == b"BDAT %d LAST\r\n" % len(content) + content
+
+
+@pytest.mark.parametrize("size", [0, 3, 5])
+def test_one_chunk_of_another_size(size):
+    with pytest.raises(ValueError, match=r"too (many|few)"):
+        b"".join(one_chunk([b"abcd"], size))
