@@ -189,6 +189,7 @@ class LimitsConfig(Table):
     """`[limits]`.
 
     Attributes:
+        messages_per_connection: after which a client has to connect again; None for any number.
         message_timeout: the whole time for the milters and the next hop after the final dot.
         errors: commands of one session that failed before the connection is closed.
         received_hops: Received headers from which on a message is taken for a loop.
@@ -198,6 +199,7 @@ class LimitsConfig(Table):
     recipients: Count = 1000
     connections: Count = 1000
     connections_per_client: Count = 50
+    messages_per_connection: Count | None = None
     command_timeout: Duration = 300.0
     message_timeout: Duration = 540.0
     errors: Count = 20

@@ -57,7 +57,7 @@ def test_every_key_but_the_address_has_a_default(tmp_path: Path) -> None:
     assert config.limits.message_timeout == 540
     assert (config.limits.recipients, config.limits.connections) == (1000, 1000)
     assert (config.limits.connections_per_client, config.limits.errors) == (50, 20)
-    assert config.limits.received_hops == 100
+    assert (config.limits.received_hops, config.limits.messages_per_connection) == (100, None)
     assert (config.log.format, config.log.level) == ("auto", "info")
     assert (config.listen[0].proxy_protocol_from, config.listen[0].xclient_from) == ((), ())
     assert (config.dns.lookup, config.dns.servers, config.dns.timeout) == (True, (), 3)
@@ -134,6 +134,7 @@ message_size = "10MB"
 recipients = 5
 connections = 6
 connections_per_client = 7
+messages_per_connection = 12
 command_timeout = "8s"
 message_timeout = "9s"
 errors = 10
@@ -178,6 +179,7 @@ def test_everything_that_this_version_can_do(tmp_path: Path) -> None:
     assert str(config.quarantine.next_hop) == f"maildir:{tmp_path}/spam"
     assert (config.relay.connect_timeout, config.relay.command_timeout) == (0.5, 5400)
     assert config.limits.message_size == 10_000_000
+    assert config.limits.messages_per_connection == 12
 
 
 def test_the_quarantine_is_beside_the_file(tmp_path: Path) -> None:
@@ -333,7 +335,8 @@ MISTAKES = {
         '[limits]\n"a\\u001b[31m\\nb.c" = 1',
         (
             r"limits.'a\x1b[31m\nb.c': there is no such key; allowed are command_timeout, connections,"
-            " connections_per_client, errors, message_size, message_timeout, received_hops, recipients"
+            " connections_per_client, errors, message_size, message_timeout,"
+            " messages_per_connection, received_hops, recipients"
         ),
     ),
     "one macro that should be a list": (

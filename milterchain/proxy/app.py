@@ -139,6 +139,7 @@ def server_options(config: Config) -> ServerOptions:
         command_timeout=limits.command_timeout,
         errors=limits.errors,
         received_hops=limits.received_hops,
+        mails=limits.messages_per_connection,
     )
 
 

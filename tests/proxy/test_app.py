@@ -60,6 +60,7 @@ async def test_every_limit_and_timeout_arrives() -> None:
                 "command_timeout": 5,
                 "errors": 6,
                 "received_hops": 7,
+                "messages_per_connection": 11,
             },
             "relay": {
                 "connect_timeout": 8,
@@ -74,7 +75,7 @@ async def test_every_limit_and_timeout_arrives() -> None:
     options = server_options(config)
     assert (options.hostname, options.message_size, options.recipients) == (b"mx.test", 1, 2)
     assert (options.connections, options.connections_per_client, options.command_timeout) == (3, 4, 5)
-    assert (options.errors, options.received_hops) == (6, 7)
+    assert (options.errors, options.received_hops, options.mails) == (6, 7, 11)
     hops = build_next_hops(config)
     client = hops.options.client
     assert (client.hello, client.connect_timeout, client.command_timeout) == (b"mx.test", 8, 9)
