@@ -2,10 +2,14 @@
 
 import pytest
 
+from milterchain.errors import QuarantineError
 from milterchain.mail.envelope import Path
-from milterchain.milter.messages import Body
+from milterchain.milter.flags import Command
+from milterchain.milter.messages import Accept, Body, Quarantine
 from milterchain.proxy.nexthop import SMTPHop
+from milterchain.proxy.quarantine import Quarantine as Store
 from milterchain.proxy.relay import NextHops
+from milterchain.proxy.release import release
 from milterchain.smtp.handler import Features
 from milterchain.testing import ScriptedNextHop
 from milterchain.testing.scripted_next_hop import KEYWORDS
@@ -98,3 +102,34 @@ async def test_what_hops_offer(keywords, features):
         await hops.probe()
         assert hops.features == features
         await hops.close()
+
+
+async def test_a_binary_message_is_held_and_released_as_it_is(world, binary_hop):
+    script = {Command.END_OF_MESSAGE: [Quarantine(b"look at it"), Accept()]}
+    await world.start(script, relay={"next_hop": [binary_hop.next_hop]})
+    client = await world.client()
+    await begin(client, " BODY=BINARYMIME")
+    assert (await say_chunk(client, BINARY)).startswith("250 ")
+    store = Store(world.directory / "quarantine")
+    (name,) = store.ids()
+    async with ScriptedNextHop() as other:
+        hops = NextHops([SMTPHop("127.0.0.1", other.port)])
+        with pytest.raises(QuarantineError, match=r"4\.6\.3"):
+            await release(store, name, hops)
+        await hops.close()
+        assert not other.messages
+    hops = NextHops([SMTPHop("127.0.0.1", binary_hop.port)])
+    await release(store, name, hops)
+    await hops.close()
+    (message,) = binary_hop.accepted
+    assert message.chunked
+    assert message.data.endswith(BINARY)
+
+
+async def test_so_many_messages_in_a_connection(world):
+    await world.start(limits={"messages_per_connection": 1})
+    client = await world.client()
+    offered = await begin(client)
+    assert " LIMITS MAILMAX=1 RCPTMAX=1000" in offered
+    assert (await client.send()).startswith("250 ")
+    assert (await client.say("MAIL FROM:<a@example.org>")).startswith("452 4.5.3 ")
