@@ -84,7 +84,7 @@ class ProxySession:
             self._log.debug(
                 "client", client=self._told.client.address, port=self._told.client.port, helo=text(name)
             )
-        if self._told != self._own:
+        if self._told is not self._own and self._told != self._own:
             await self._begin_anew(self._own)
         self._know(self._own.greeted(name, esmtp=esmtp))
         refused_before = self._chain.standing.decides
@@ -157,7 +157,7 @@ class ProxySession:
     async def mail(self, path: Path, params: Parameters) -> Reply | None:
         """Begin a transaction, if no refusal stands; the next hop is not asked yet."""
         sender = self._forwarded or self._own
-        if sender != self._told:
+        if sender is not self._told and sender != self._told:
             await self._begin_anew(sender)
             if sender.helo and not self._chain.standing.decides:
                 self._tell("helo", await self._chain.helo(sender.helo, esmtp=sender.esmtp))
@@ -252,7 +252,7 @@ class ProxySession:
 
     def _know(self, own: Caller) -> bool:
         """Remember more of the client that is connected; whether the milters' present session is about it."""
-        present = self._told == self._own
+        present = self._told is self._own or self._told == self._own
         if present:
             self._told = own
         self._own = own
@@ -293,4 +293,6 @@ def _protocol(caller: Caller, params: Parameters) -> bytes:
 
 def _without_claim(path: Path) -> Path:
     """The sender, without a word on who wrote the mail: only who has logged in is believed (RFC 4954 5)."""
+    if not path.args:
+        return path
     return Path(path.address, tuple(b"AUTH=<>" if arg[:5].upper() == b"AUTH=" else arg for arg in path.args))
