@@ -142,7 +142,8 @@ async def play(world: Any, stage: str, items: Any, action: str) -> tuple[list[st
         failing = ScriptedMilter(negotiate=items)
     else:
         failing = ScriptedMilter({command: items})
-    patience = {"connect_timeout": "400ms", "command_timeout": "400ms", "content_timeout": "400ms"}
+    # Long enough for its answers before the failing one, on a busy machine.
+    patience = dict.fromkeys(("connect_timeout", "command_timeout", "content_timeout"), "1s")
     await world.start({}, failing, {}, milter=[{}, {**patience, "default_action": action}, {}])
     if items is None:
         await failing.stop()
