@@ -21,7 +21,6 @@ CERTIFICATES = Path(__file__).resolve().parents[1] / "tests" / "certificates"
 KNOWN, STRANGER = "127.0.0.5", "127.0.0.6"
 """Addresses on this machine. Postfix relays for the first one only, milterchain for neither."""
 NOBODY = '["192.0.2.0/24"]'
-NO_NAMES = "[dns]\nlookup = false"
 
 TLS = {
     "smtpd_tls_security_level": "may",
@@ -82,7 +81,6 @@ def identified(run: Run, sink: Sink) -> tuple[Proxy, Postfix]:
         next_hop=f"smtp:{postfix.address}",
         trusted_networks=NOBODY,
         relay=VERIFY,
-        extra=NO_NAMES,
     )
     return proxy, postfix
 
@@ -130,7 +128,6 @@ def test_xforward_is_for_the_log(run: Run, sink: Sink) -> None:
         next_hop=f"smtp:{postfix.address}",
         trusted_networks=f'["{KNOWN}"]',
         relay=VERIFY.replace("verify", "encrypt"),
-        extra=NO_NAMES,
     )
     assert _send(proxy, "forwarded@example.net", source=KNOWN).accepted
     line = _logged(run, postfix, f"orig_client=unknown[{KNOWN}]")

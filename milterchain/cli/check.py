@@ -83,6 +83,8 @@ def _next_hop(status: HopStatus) -> Row:
         else [
             *(["SMTPUTF8"] if features.smtputf8 else []),
             *(["DSN"] if features.dsn else []),
+            *(["BINARYMIME"] if features.binarymime else []),
+            *(["REQUIRETLS"] if features.requiretls else []),
             *([f"SIZE {features.size}"] if features.size is not None else []),
         ]
     )

@@ -175,7 +175,7 @@ class Dialogue:
             receiver.end()
             return await self.message(receiver.finish())
         if receiver.refusal is None:
-            return taken(chunk)
+            return taken(chunk) if chunk.size else self._junked(taken(chunk))
         reply = receiver.refusal
         await self._reset(reply)
         self.chunks.refuse(reply, last=False)

@@ -30,8 +30,8 @@ class ServerOptions:
         errors: replies of 4xx and 5xx in a session, without a message delivered, before it is closed.
         soft_errors: so many of them before each further one is delayed.
         error_delay: by so many seconds.
-        junk_commands: commands that lead nowhere (RSET, NOOP, VRFY, HELP, HELO and EHLO again), without a
-            message delivered, before each counts as an error.
+        junk_commands: commands that lead nowhere (RSET, NOOP, VRFY, HELP, HELO and EHLO again, empty chunks),
+            without a message delivered, before each counts as an error.
         received_hops: Received headers from which on a message is taken for looping.
         proxy_header_timeout: seconds for the PROXY header of a load balancer.
         synchronized: a client that does not wait for the greeting, or for the replies that it has to wait for

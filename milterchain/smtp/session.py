@@ -314,6 +314,10 @@ class SMTPSession(Channel):
 
     async def _fill(self, content: Content, pace: Pace) -> bool:
         """Wait until the content is there; False if it will not come."""
+        now = self.loop.time()
+        if pace.deadline(now, content.size) < now:  # between two chunks
+            self._put(answers.TIMED_OUT)
+            return False
         while not content.feed(self._input):
             if content.hopeless:
                 self._put(answers.TOO_MUCH_DATA)

@@ -10,6 +10,7 @@ import pytest
 from milterchain.milter.flags import Action, Protocol
 from milterchain.milter.messages import OptNeg
 from milterchain.testing import ScriptedMilter, ScriptedNextHop, refusing_address
+from milterchain.testing.scripted_next_hop import KEYWORDS
 
 
 def write(directory: Path, *lines: str) -> Path:
@@ -27,7 +28,7 @@ async def test_all_is_well(command: Any, tmp_path: Path) -> None:
     async with (
         ScriptedMilter(negotiate=answer) as milter,
         ScriptedMilter(unix_path=tmp_path / "m.sock") as other,
-        ScriptedNextHop() as hop,
+        ScriptedNextHop(keywords=(*KEYWORDS, "CHUNKING", "BINARYMIME")) as hop,
     ):
         path = write(
             tmp_path,
@@ -44,7 +45,7 @@ async def test_all_is_well(command: Any, tmp_path: Path) -> None:
     assert two.split()[:4] == ["ok", "milter", "two", other.endpoint]
     assert smtp.split()[:4] == ["ok", "next", "hop", hop.next_hop]
     assert "next-hop.test" in smtp
-    assert "DSN" in smtp
+    assert "offers SMTPUTF8, DSN, BINARYMIME, SIZE 52428800" in smtp
     assert discard.startswith("ok")
     assert maildir.startswith("ok")
     # It says QUIT, and nothing of a message.

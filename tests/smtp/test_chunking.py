@@ -336,3 +336,24 @@ async def test_message_is_finished_though_the_client_is_lost(smtp_site):
         go_on.set()
         await site.all_closed()
         assert site.handler.messages == [HEAD]
+
+
+@pytest.mark.parametrize("options", [{"data_rate": 1e6}, {"transfer_timeout": 0.3}])
+async def test_chunks_now_and_then_are_too_slow(smtp_site, options):
+    async with smtp_site(**{"command_timeout": 0.3, **options}) as site:
+        client = await begin(site)
+        replies = set()
+        while not any(reply.startswith(b"421") for reply in replies):
+            client.send(bdat(b"x", last=False))
+            replies.add(await client.reply())
+            await asyncio.sleep(0.01)
+        assert replies == {b"250 2.0.0 Ok: 1 octets\r\n", b"421 4.4.2 Error: timeout exceeded\r\n"}
+        await site.all_closed()
+
+
+async def test_empty_chunks_lead_nowhere(smtp_site):
+    async with smtp_site(junk_commands=5, errors=3) as site:
+        client = await begin(site)
+        client.send(bdat(b"", last=False) * 20)
+        replies = await client.rest()
+        assert replies == b"250 2.0.0 Ok: 0 octets\r\n" * 8 + b"421 4.7.0 Error: too many errors\r\n"
