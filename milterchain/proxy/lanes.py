@@ -211,6 +211,7 @@ class SMTPLane:
             if not accepts(reply):
                 self.drop()
                 return
+            self.told = False
         if self.party is None:
             self._pool.give(self._client)
 

@@ -154,6 +154,24 @@ async def test_xclient_binds_the_connection_to_the_client(message: Message) -> N
         assert one.violations == two.violations == []
 
 
+async def test_a_bound_connection_serves_on_after_transactions_that_ended_early(message: Message) -> None:
+    async with ScriptedNextHop({".": InTurn("550 5.7.1 no", None)}, keywords=XCLIENT) as hop:
+        hops = hops_for(hop)
+        session = hops.session()
+        for path in (ONE, TWO):
+            transaction = session.begin(SENDER, CLIENT)
+            assert (await transaction.rcpt(path)).code == 250
+            await transaction.abort()
+        assert (await send(session, message)).code == 550
+        assert (await send(session, message)).code == 250
+        await session.close()
+        await hops.close()
+        (connection,) = hop.connections
+        left = "MAIL RCPT RSET MAIL RCPT RSET MAIL RCPT DATA . RSET"
+        assert connection.verbs == f"EHLO XCLIENT EHLO {left} MAIL RCPT DATA . QUIT"
+        assert connection.violations == []
+
+
 async def test_another_helo_needs_another_connection(message: Message) -> None:
     async with ScriptedNextHop(keywords=XCLIENT) as hop:
         hops = hops_for(hop)
