@@ -21,17 +21,38 @@ def sink(run: Run) -> Sink:
     return start_sink(run)
 
 
+OUTSIDE = "127.0.0.6"
+"""An address on this machine that is not in the networks of the Postfix that is told of clients."""
+
+
+def _options(block: str) -> list[str]:
+    (line,) = blocks(block)
+    options = [part.split()[0] for part in f" {line}".split(" -o ")[1:]]
+    assert options
+    return options
+
+
 @pytest.fixture(scope="module")
 def proxy(run: Run, sink: Sink) -> Proxy:
     settings = dict(line.split(" =", 1) for line in blocks("main.cf")[0].splitlines())
-    (line,) = blocks("master.cf")
-    options = [part.split()[0] for part in line.split("-o ")[1:]]
-    assert options
-    known = run.place("known") / "recipients"
+    return _in_front(run, sink, "postfix", settings, _options("master.cf"))
+
+
+@pytest.fixture(scope="module")
+def identified(run: Run, sink: Sink) -> Proxy:
+    """The same with XCLIENT, and Postfix's own rules for recipients, of which there are none by default."""
+    replaced = "smtpd_recipient_restrictions="
+    kept = [option for option in _options("master.cf") if not option.startswith(replaced)]
+    settings = {"mynetworks": "127.0.0.1/32", "smtpd_recipient_restrictions": ""}
+    return _in_front(run, sink, "postfix-told", settings, [*kept, *_options("xclient.cf")])
+
+
+def _in_front(run: Run, sink: Sink, name: str, settings: dict[str, str], options: list[str]) -> Proxy:
+    known = run.place(f"{name}-known") / "recipients"
     known.write_text("/^known@/ yes\n")
     postfix = start_postfix(
         run,
-        "postfix",
+        name,
         relay_to=sink.address,
         settings={
             **{key.strip(): value.strip() for key, value in settings.items()},
@@ -44,14 +65,15 @@ def proxy(run: Run, sink: Sink) -> Proxy:
     domains = str(example["access"]["relay_domains"]).replace("'", '"')
     return start_proxy(
         run,
+        name=f"proxy-{name}",
         next_hop=f"smtp:{postfix.address}",
         trusted_networks=STRANGERS_ONLY,
         relay_domains=domains,
     )
 
 
-def _send(proxy: Proxy, recipient: bytes) -> Outcome:
-    with Client(proxy.address) as client:
+def _send(proxy: Proxy, recipient: bytes, source: str | None = None) -> Outcome:
+    with Client(proxy.address, source=source) as client:
         outcome = client.send(b"<a@example.com>", [recipient], head("front") + b"\r\nbody\r\n")
         client.quit()
     return outcome
@@ -72,3 +94,14 @@ def test_unknown_recipients_are_refused_in_the_words_of_postfix(proxy: Proxy) ->
 def test_strangers_cannot_relay(proxy: Proxy) -> None:
     answer = _send(proxy, b"<b@example.net>").rcpt[0]
     assert (answer.code, answer.text) == (554, b"5.7.1 <b@example.net>: Relay access denied")
+
+
+def test_a_postfix_that_is_told_of_clients(identified: Proxy, sink: Sink) -> None:
+    assert _send(identified, b"<known@example.org>", OUTSIDE).accepted
+    sink.wait_for_mail_to("known@example.org")
+    (unknown,) = _send(identified, b"<nobody@example.org>", OUTSIDE).rcpt
+    assert b"User unknown" in unknown.text
+    (relayed,) = _send(identified, b"<b@example.net>", OUTSIDE).rcpt
+    assert (relayed.code, relayed.text) == (554, b"5.7.1 <b@example.net>: Relay access denied")
+    assert _send(identified, b"<ours@example.net>").accepted
+    sink.wait_for_mail_to("ours@example.net")

@@ -43,7 +43,9 @@ ConfigFile = Annotated[
 Listen = Annotated[
     list[str] | None,
     typer.Option(
-        "--listen", metavar="ADDR", help="Listen here: HOST:PORT or unix:/PATH. [default: 127.0.0.1:2525]"
+        "--listen",
+        metavar="ADDR",
+        help="Listen here: HOST:PORT or unix:/PATH; may be repeated. [default: 127.0.0.1:2525]",
     ),
 ]
 Milters = Annotated[
@@ -57,7 +59,8 @@ NextHop = Annotated[
     typer.Option(
         "--next-hop",
         metavar="HOP",
-        help="Where mail goes: smtp:HOST:PORT, maildir:/PATH, discard:. [default: smtp:127.0.0.1:10025]",
+        help="Where mail goes: smtp:HOST:PORT, discard: or maildir:/PATH; repeat for more, tried in order."
+        " [default: smtp:127.0.0.1:10025]",
     ),
 ]
 
@@ -123,9 +126,13 @@ def run(
         run_proxy(_load(config, flags))
 
 
-@app.command()
+@app.command(short_help="Ask every milter and next hop whether it is there.")
 def check(config: ConfigFile = None, milter: Milters = None, next_hop: NextHop = None) -> None:
-    """Validate, then negotiate with every milter and greet the next hop."""
+    """Validate the configuration, negotiate with every milter, greet every next hop.
+
+    The exit code is 0 if all is well, 1 if something does not answer, 2 if there is a mistake in the
+    configuration or the options.
+    """
     from milterchain.cli.check import check as run_check  # noqa: PLC0415
 
     if not run_check(_load(config, _flags(None, milter, next_hop))):
@@ -149,7 +156,11 @@ def trace(
     *,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """Send one message through the milters without relaying it. Shows what each of them does."""
+    """Send one message through the milters without relaying it. Shows what each of them does.
+
+    The exit code is 0 whatever the verdict, 1 if a milter fails, 2 if there is a mistake in the
+    configuration or the options.
+    """
     from milterchain.cli.trace import TraceRequest  # noqa: PLC0415
     from milterchain.cli.trace import trace as run_trace  # noqa: PLC0415
 
@@ -162,7 +173,7 @@ def trace(
 
 app.add_typer(quarantine_app)
 app.command("log-milter")(log_milter)
-app.command("milter-check")(milter_check)
+app.command("milter-check", short_help="Play the mail server for one milter.")(milter_check)
 app.command("hash-password")(hash_password)
 
 

@@ -53,8 +53,8 @@ def envelope_of(
         sender_args: the parameters of MAIL.
         recipient_args: the parameters of each RCPT.
     """
-    author = next(_addresses(message, b"from"), b"<>") if sender is None else _bracketed(sender)
-    receivers = [_bracketed(recipient) for recipient in recipients] or [*_addresses(message, b"to", b"cc")]
+    author = next(_addresses(message, b"from"), b"<>") if sender is None else _given(sender)
+    receivers = [_given(recipient) for recipient in recipients] or [*_addresses(message, b"to", b"cc")]
     args = tuple(map(as_typed, recipient_args))
     return Envelope(
         Path(author, tuple(map(as_typed, sender_args))),
@@ -73,6 +73,14 @@ def read_client(address: str) -> ClientInfo:
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--client-addr") from None
     return ClientInfo(address=str(client), family=Family.INET if client.version == 4 else Family.INET6)
+
+
+def _given(address: str) -> bytes:
+    """An address byte for byte, but not with a name in front, as headers have it."""
+    if address.endswith(">") and not address.startswith("<"):
+        bare = address.removesuffix(">").rpartition("<")[2]
+        raise typer.BadParameter(f"{address!r} is more than an address; write {bare!r}")
+    return _bracketed(address)
 
 
 def _bracketed(address: str) -> bytes:

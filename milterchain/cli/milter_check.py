@@ -13,6 +13,7 @@ from typing import TypeVar
 from milterchain.chain.client import ClientInfo, client_values, connect_event
 from milterchain.chain.values import MESSAGE_VALUES, content_values, mail_values, rcpt_values
 from milterchain.cli.milter_check_view import Event, MessageResult, Result, show, show_json
+from milterchain.cli.options_in_words import why_silent
 from milterchain.cli.output import console
 from milterchain.errors import ConfigurationError, LocalProtocolError, MilterError
 from milterchain.mail.envelope import Envelope, Path
@@ -220,8 +221,18 @@ class _Player:
         return answered
 
     def _note(self, stage: str, argument: str, answer: Answer | None = None, seconds: float = 0) -> None:
+        silence = None
+        if answer is not None and not answer.asked:
+            silence = why_silent(self._session.negotiated, answer.event)
         self.events.append(
-            Event(message=self._number, stage=stage, argument=argument, answer=answer, seconds=seconds)
+            Event(
+                message=self._number,
+                stage=stage,
+                argument=argument,
+                answer=answer,
+                silence=silence,
+                seconds=seconds,
+            )
         )
 
     def _define(self, values: Mapping[bytes, bytes]) -> None:

@@ -43,6 +43,7 @@ class Event:
             `body`, `message`, `abort`, `new session`.
         argument: what the event says: a name, an address, how many headers.
         answer: None for what is never answered.
+        silence: why there is none where there might be one; None if the milter answered.
         seconds: until it came.
     """
 
@@ -50,6 +51,7 @@ class Event:
     stage: str
     argument: str
     answer: Answer | None
+    silence: str | None
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -61,6 +63,7 @@ class Event:
             "argument": self.argument,
             "asked": answer is not None and answer.asked,
             "answer": None if answer is None or not answer.asked else str(answer),
+            "silence": self.silence,
             "smtp": None if answer is None else _heard(answer),
             "seconds": self.seconds,
         }
@@ -191,8 +194,8 @@ def _cells(event: Event) -> list[Cell]:
     answer = event.answer
     if answer is None:
         shown = Text()
-    elif not answer.asked:
-        shown = Text("not asked", style="dim")
+    elif event.silence is not None:
+        shown = Text(event.silence, style="dim")
     else:
         shown = Text(safe(str(answer)))
     time = "" if answer is None and event.stage != "open" else f"{event.seconds * 1000:.1f} ms"

@@ -1,10 +1,12 @@
 """Options of the milter protocol in words, and read from words."""
 
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-from milterchain.milter.flags import Action, Protocol
+from milterchain.milter.flags import Action, Command, Protocol
+from milterchain.milter.negotiation import Negotiated
 
-__all__ = ["flag_names", "in_words", "read_flags"]
+__all__ = ["flag_names", "in_words", "read_flags", "why_silent"]
+
 
 _F = TypeVar("_F", Action, Protocol)
 
@@ -22,6 +24,12 @@ def in_words(actions: Action, protocol: Protocol) -> str:
         if names
     ]
     return "; ".join(parts)
+
+
+def why_silent(agreed: Negotiated, command: Command) -> Literal["not asked", "no answer wanted"]:
+    """Why a milter did not answer to a command: it was not sent, or sent as one that has no reply."""
+    told = agreed.wants(command) and agreed.knows(command) and not agreed.replies(command)
+    return "no answer wanted" if told else "not asked"
 
 
 def flag_names(flags: Action | Protocol) -> list[str]:

@@ -38,7 +38,7 @@ ConfigFile = Annotated[
         "-c", "--config", metavar="FILE", help="The configuration, which says where messages are held."
     ),
 ]
-IDs = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Which messages.")]
+IDs = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Which messages.")]
 All = Annotated[bool, typer.Option("--all", help="All messages that are held now.")]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from milterchain.cli.options_in_words import why_silent
 from milterchain.cli.trace_view import CONTENT, Event, Silence, SilenceReason
 from milterchain.milter.flags import Command
 from milterchain.milter.negotiation import Negotiated
@@ -69,7 +70,6 @@ class Talk:
         stage = self.stages[index]
         command, agreed = _COMMANDS[stage[0]], self.negotiated[milter]
         if agreed is not None and not agreed.replies(command):
-            told = agreed.wants(command) and agreed.knows(command)
-            return "no answer wanted" if told else "not asked"
+            return why_silent(agreed, command)
         decided = any(event.verdict in _REFUSALS for event in self._at(stage))
         return "already decided" if decided else "not asked"

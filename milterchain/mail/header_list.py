@@ -203,7 +203,7 @@ class HeaderList:
 
     def fields(self, name: bytes) -> list[Field]:
         """All headers of that name, in order."""
-        lowered = bytes.lower(name)  # a str is an error, and not a name that no header has
+        lowered = _lowered(name)
         return [field for field in self._present() if field.name.lower() == lowered]
 
     def field(self, name: bytes, index: int = 0) -> Field | None:
@@ -312,6 +312,14 @@ class HeaderList:
             fields.append(place.field)
             place = place.following
         return fields
+
+
+def _lowered(name: bytes) -> bytes:
+    """In lower case; a str is an error, and not a name that no header has."""
+    try:
+        return bytes.lower(name)
+    except TypeError:
+        raise TypeError(f"the name of a header is bytes, not {name!r}") from None
 
 
 def _insert(previous: _Place, name: bytes, value: bytes, *, leading_space: bool) -> Field:

@@ -114,7 +114,8 @@ def parse_endpoint(text: str, *, listening: bool = False) -> Endpoint:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     if not host:
-        raise ValueError(f"{text!r} names no host; write {_FORMS}")
+        missing = "port" if port and not port.isdigit() else "host"
+        raise ValueError(f"{text!r} names no {missing}; write {_FORMS}")
     least = 0 if listening else 1
     if not (port.isascii() and port.isdigit()) or not least <= int(port) <= 0xFFFF:
         raise ValueError(f"{text!r}: the port is a number from {least} to 65535")

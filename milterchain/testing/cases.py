@@ -44,7 +44,7 @@ The steps, each with its reply:
 
 connect
     Open a connection, which reads the greeting. The first step; later ones say QUIT and connect again.
-\> LINE
+> LINE
     Send a command.
 | LINE
     A line of a message, below DATA: sent with dots stuffed and a final dot. Left out if DATA was refused.

@@ -9,10 +9,26 @@ the scenarios which MTAs there are, and make them in fixtures::
         return ["postfix"]
 
     @pytest.fixture(scope="session")
-    def case_mta_postfix() -> Iterator[Mta]: ...
+    def case_mta_postfix() -> Iterator[Mta]:
+        # Start it, with `smtpd_milters = inet:127.0.0.1:8890`.
+        yield Mta(
+            name="postfix", address="127.0.0.1:2525", filter_address="inet:127.0.0.1:8890", outbox=...
+        )
+        # End it.
+
+    @asynccontextmanager
+    async def start_footer(wanted: CaseFilter, address: str) -> AsyncIterator[None]:
+        async with MailFilter(decide, [address]):
+            yield
 
     @pytest.fixture(scope="session")
-    def case_filters() -> Mapping[str, FilterStarter]: ...
+    def case_filters() -> Mapping[str, FilterStarter]:
+        return {"footer": start_footer}
+
+A scenario with the line `filter footer` has that filter for as long as it is played. The outbox (an `Outbox`)
+says what the MTA has delivered; `HopOutbox` is one for an MTA that relays to a `ScriptedNextHop`, which must
+run in a thread: every scenario has an event loop of its own. The project's `integration/case_mtas.py` has
+outboxes for Postfix and Sendmail.
 
 The fixture for MTA `NAME` is called `case_mta_NAME`, and makes a `milterchain.testing.cases.Mta`; without
 `pytest_case_mtas` there is one MTA called `mta`, and with an empty list no test at all. `case_filters` may be

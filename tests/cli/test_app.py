@@ -26,6 +26,7 @@ async def test_version_and_help(command: Any) -> None:
         ["check", "extra"],
         ["trace", "/nonexistent/message.eml"],
         ["trace", "--client-addr", "nowhere", __file__],
+        ["trace", "--milter", "inet:127.0.0.1:1", "--to", "Bob <bob@example.org>", __file__],
     ],
     ids=" ".join,
 )

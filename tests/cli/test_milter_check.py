@@ -152,6 +152,16 @@ async def test_the_exit_code_follows_the_verdict(
         assert milter.connections[0].violations == []
 
 
+async def test_what_is_sent_and_what_wants_no_answer(command: Any, eml: Path) -> None:
+    offer = Protocol.NO_HELO | Protocol.NO_REPLY_CONNECT | Protocol.NO_REPLY_HEADER
+    answer = OptNeg(version=6, actions=Action(0), protocol=offer)
+    async with ScriptedMilter(negotiate=answer) as milter:
+        code, out = await check(command, milter, eml)
+    assert code == 0
+    rows = [row for row in out.splitlines() if " ms  no" in row]
+    assert [row.split(" ms  ")[1] for row in rows] == ["no answer wanted", "not asked", "no answer wanted"]
+
+
 async def test_void_changes_are_marked(command: Any) -> None:
     script = {Command.END_OF_MESSAGE: [AddHeader(b"A", b"b"), Reject()]}
     async with ScriptedMilter(script) as milter:
@@ -196,12 +206,11 @@ async def test_json(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         "argument": "<bob@example.net>",
         "asked": True,
         "answer": 'reply_code code=550 status=5.1.1 text="no\\nuser"',
+        "silence": None,
         "smtp": "550-5.1.1 no / 550 5.1.1 user",
     }
-    assert (events[None, "helo", "localhost"]["asked"], events[None, "helo", "localhost"]["answer"]) == (
-        False,
-        None,
-    )
+    helo = events[None, "helo", "localhost"]
+    assert (helo["asked"], helo["answer"], helo["silence"]) == (False, None, "not asked")
     assert result["messages"] == [
         {
             "source": "-",

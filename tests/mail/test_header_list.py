@@ -231,7 +231,7 @@ def test_values_change_only_by_methods_that_check_them(headers):
     ],
 )
 def test_a_text_is_no_name(headers, look):
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="bytes"):
         look(headers, "Subject")
 
 

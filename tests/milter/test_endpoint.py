@@ -35,6 +35,7 @@ def test_addresses(text, endpoint, canonical):
         ("unix:run/m.sock", "begins with /"),
         ("local:", "begins with /"),
         ("inet:25", "names no host"),
+        ("inet:localhost", "names no port"),
         ("inet::25", "names no host"),
         ("inet:25@", "names no host"),
         ("inet:[]:25", "names no host"),
