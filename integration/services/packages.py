@@ -44,6 +44,8 @@ ALL = {
     "/usr/lib/dovecot/lmtp": "dovecot-lmtpd",
     "/usr/sbin/haproxy": "haproxy",
     "/usr/bin/swaks": "swaks",
+    "/usr/bin/docker-compose": "docker-compose",
+    "/usr/sbin/ip": "iproute2",
     "/usr/bin/miltertest": "miltertest",
     # What an unpacked Sendmail needs, and AUTH for both MTAs.
     f"{_LIBRARIES}/libwrap.so.0": "libwrap0",
