@@ -219,7 +219,7 @@ def start_postfix(
     )
     extra = {"smtpd_milters": " ".join(milters), **(settings or {})}
     # Postfix warns of a setting that is there twice.
-    lines = [line for line in text.splitlines(keepends=True) if line.partition(" = ")[0] not in extra]
+    lines = [line for line in text.splitlines(keepends=True) if line.partition("=")[0].strip() not in extra]
     main = config / "main.cf"
     main.write_text("".join([*lines, *(f"{key} = {value}\n" for key, value in extra.items())]))
     options = "".join(f"\n    -o {option}" for option in smtpd_options)
