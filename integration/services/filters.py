@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from integration.services.names import DMARC
 from integration.services.process import Run, Service, ServiceError, answers, free_port
 
 DOMAIN = "example.test"
@@ -70,11 +71,11 @@ def _begin(run: Run, name: str, address: str, argv: Sequence[str]) -> Filter:
     return started
 
 
-def _configure(place: Path, template: str, **values: object) -> Path:
+def _configure(place: Path, template: str, *, file: str = "conf", **values: object) -> Path:
     text = (TEMPLATES / template).read_text()
     for key, value in {"RUN": place, "AUTHSERV": AUTHSERV, "DOMAIN": DOMAIN, **values}.items():
         text = text.replace(f"@{key}@", str(value))
-    path = place / "conf"
+    path = place / file
     path.write_text(text)
     return path
 
@@ -110,19 +111,24 @@ def start_opendkim(
     address = _address(place, None, unix=unix)
     (place / "pubkeys").write_bytes(f"{SELECTOR}._domainkey.{DOMAIN} ".encode() + key.record + b"\n")
     configuration = _configure(
-        place, "opendkim.conf", MODE=mode, SOCKET=_libmilter(address), SELECTOR=SELECTOR, KEY=key.private
+        place,
+        "opendkim.conf",
+        MODE=mode,
+        SOCKET=_libmilter(address),
+        SELECTOR=SELECTOR,
+        KEY=key.private,
+        # Mail of our own domain from these would be signed, and is not verified.
+        INTERNAL="0.0.0.0/0" if "s" in mode else "203.0.113.99",
     )
     return _begin(run, name, address, ("opendkim", "-f", "-x", str(configuration)))
 
 
 def start_opendmarc(run: Run, *, name: str = "opendmarc", unix: bool = False) -> Filter:
-    """OpenDMARC; it refuses mail from example.test that does not pass."""
+    """OpenDMARC; it does as the policies of names.py say."""
     place = run.place(name, "opendmarc")
     address = _address(place, None, unix=unix)
     (place / "ignore.hosts").write_text("203.0.113.99\n")
-    (place / "dnsdata").write_text(
-        f"_dmarc.{DOMAIN} v=DMARC1; p=reject; adkim=r; aspf=r\n_dmarc.evil.test v=DMARC1; p=reject\n"
-    )
+    (place / "dnsdata").write_text("".join(f"_dmarc.{domain} {policy}\n" for domain, policy in DMARC.items()))
     configuration = _configure(place, "opendmarc.conf", SOCKET=_libmilter(address))
     return _begin(run, name, address, ("opendmarc", "-f", "-c", str(configuration)))
 
@@ -145,6 +151,50 @@ def start_pyspf(run: Run, *, name: str = "pyspf") -> Filter:
     address = _address(place, None, unix=False)
     configuration = _configure(place, "pyspf.conf", SOCKET=_libmilter(address))
     return _begin(run, name, address, ("pyspf-milter", str(configuration)))
+
+
+def start_spamass(run: Run, *, name: str = "spamass", unix: bool = False) -> Filter:
+    """spamass-milter and its spamd: `labspammy` in the subject makes it spam, `labjunk` is refused."""
+    place = run.place(name)
+    home = run.place(f"{name}-spamd", "debian-spamd")
+    rules = run.place(f"{name}-rules")
+    _configure(rules, "spamassassin-rules.cf", file="rules.cf")
+    _configure(place, "spamassassin.pre", file="plugins.pre")
+    _configure(place, "spamassassin.cf", file="local.cf")
+    port = str(free_port())
+    spamd = run.spawn(
+        f"{name}-spamd",
+        (
+            *("spamd", "--local", "--nouser-config", "--listen", f"127.0.0.1:{port}"),
+            *("--allowed-ips=127.0.0.1", "--max-children=2", "--min-children=1", "-u", "debian-spamd"),
+            *(f"--helper-home-dir={home}", f"--configpath={rules}", f"--siteconfigpath={place}"),
+            *("-s", "stderr"),
+        ),
+    )
+    spamd.wait_ready(lambda: answers(f"inet:127.0.0.1:{port}"))
+    address = _address(place, None, unix=unix)
+    # It ignores what comes from the networks of -i, by default those of this machine.
+    options = ("-r", "15", "-m", "-i", "203.0.113.99", "--", "-d", "127.0.0.1", "-p", port)
+    return _begin(run, name, address, ("spamass-milter", "-p", _libmilter(address), *options))
+
+
+EICAR_SIGNATURE = "44d88612fea8a8f36de82e1278abb02f:68:Lab.Eicar.MD5\n"
+
+
+def start_clamav(run: Run, *, name: str = "clamav", unix: bool = False) -> Filter:
+    """clamav-milter and its clamd, which knows nothing but EICAR."""
+    place = run.place(f"{name}-clamd", "clamav")
+    for part in ("db", "tmp"):
+        run.place(f"{place.name}/{part}", "clamav")
+    (place / "db" / "lab.hdb").write_text(EICAR_SIGNATURE)
+    daemon = run.spawn(f"{name}-clamd", ("clamd", f"--config-file={_configure(place, 'clamd.conf')}"))
+    daemon.wait_ready(lambda: answers(f"unix:{place}/clamd.sock"))
+    milter = run.place(name, "clamav")
+    address = _address(milter, None, unix=unix)
+    configuration = _configure(
+        milter, "clamav-milter.conf", SOCKET=_libmilter(address), CLAMD=place / "clamd.sock"
+    )
+    return _begin(run, name, address, ("clamav-milter", f"--config-file={configuration}"))
 
 
 def start_editor(run: Run, name: str, *options: str, unix: bool = False) -> Filter:

@@ -1,6 +1,6 @@
 """A name service of our own, so that no filter asks anything outside this machine.
 
-dnsmasq answers for example.test and evil.test and says NXDOMAIN to everything else.  The services of
+dnsmasq answers for the zones of `RECORDS` and says NXDOMAIN to everything else.  The services of
 the run see it through a private mount of /etc/resolv.conf; where the kernel does not allow that (a
 container without CAP_SYS_ADMIN) they keep the machine's own resolver, and a line on stderr says so.
 """
@@ -13,11 +13,20 @@ import sys
 
 from integration.services.process import Run, ServiceError
 
+DMARC = {
+    "example.test": "v=DMARC1; p=reject; adkim=r; aspf=r",
+    "evil.test": "v=DMARC1; p=reject",
+    "friend.test": "v=DMARC1; p=reject",
+    "lenient.test": "v=DMARC1; p=none",
+}
+"""Each domain's policy."""
+
 RECORDS = (
     "--txt-record=example.test,v=spf1 ip4:127.0.0.0/8 -all",
     "--txt-record=evil.test,v=spf1 -all",
-    "--txt-record=_dmarc.example.test,v=DMARC1; p=reject; adkim=r; aspf=r",
-    "--txt-record=_dmarc.evil.test,v=DMARC1; p=reject",
+    "--txt-record=friend.test,v=spf1 ip4:192.0.2.0/24 -all",
+    "--txt-record=lenient.test,v=spf1 ip4:192.0.2.0/24 ~all",
+    *(f"--txt-record=_dmarc.{domain},{policy}" for domain, policy in DMARC.items()),
     "--host-record=mx.example.test,client.example.test,127.0.0.1",
     "--host-record=localhost,127.0.0.1",
     "--mx-host=example.test,mx.example.test,10",

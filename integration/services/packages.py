@@ -46,6 +46,10 @@ ALL = {
     "/usr/bin/swaks": "swaks",
     "/usr/bin/docker-compose": "docker-compose",
     "/usr/sbin/ip": "iproute2",
+    "/usr/sbin/clamd": "clamav-daemon",
+    "/usr/sbin/clamav-milter": "clamav-milter",
+    "/usr/sbin/spamd": "spamd",
+    "/usr/sbin/spamass-milter": "spamass-milter",
     "/usr/bin/miltertest": "miltertest",
     # What an unpacked Sendmail needs, and AUTH for both MTAs.
     f"{_LIBRARIES}/libwrap.so.0": "libwrap0",
