@@ -3,11 +3,21 @@
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import ClassVar, Self
 
 from milterchain.errors import LocalProtocolError
 from milterchain.milter.flags import Action, Command, Family, Protocol, Stage
-from milterchain.milter.payloads import U32, Chunk, Empty, OneString, check_strings, split_strings, split_u32
+from milterchain.milter.payloads import (
+    U32,
+    Chunk,
+    Empty,
+    OneString,
+    check_strings,
+    setters,
+    split_strings,
+    split_u32,
+)
 from milterchain.milter.readable import Readable
 
 __all__ = [
@@ -32,6 +42,8 @@ _OPTNEG = struct.Struct("!III")
 _U16 = struct.Struct("!H")
 _STAGES: Mapping[int, Stage] = {stage.value: stage for stage in Stage}
 _STAGE_NAMES: Mapping[int, str] = {command.value: command.name.lower() for command in Command}
+_ORDINARY = 64
+"""How many offers are remembered, and of how many bytes the longest: MTAs offer the same in each session."""
 _FAMILIES: Mapping[int, Family] = {family.value: family for family in Family}
 
 
@@ -65,6 +77,15 @@ class OptNeg(Readable):
     @classmethod
     def decode(cls, payload: bytes) -> Self:
         """Read a payload. Names in a list may be separated by blanks or commas."""
+        return cls._read_again(payload) if len(payload) <= _ORDINARY else cls._read(payload)
+
+    @classmethod
+    @lru_cache(_ORDINARY)
+    def _read_again(cls, payload: bytes) -> Self:
+        return cls._read(payload)
+
+    @classmethod
+    def _read(cls, payload: bytes) -> Self:
         if len(payload) < 12:
             raise LocalProtocolError(f"option negotiation of {len(payload)} bytes, 12 are the least")
         version, actions, protocol = _OPTNEG.unpack_from(payload)
@@ -115,7 +136,13 @@ class Macros(Readable):
         strings = split_strings(payload[1:], 2, None)
         if len(strings) % 2:
             raise LocalProtocolError("a macro without a value")
-        return cls(payload[0], tuple(zip(strings[::2], strings[1::2], strict=True)))
+        macros = object.__new__(cls)
+        _set_stage(macros, payload[0])
+        _set_values(macros, tuple(zip(strings[::2], strings[1::2], strict=True)))
+        return macros
+
+
+_set_stage, _set_values = setters(Macros, "stage", "values")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +218,13 @@ class _Address(Readable):
     def decode(cls, payload: bytes) -> Self:
         """Read a payload."""
         address, *args = split_strings(payload, 1, None)
-        return cls(address, tuple(args))
+        message = object.__new__(cls)
+        _set_address(message, address)
+        _set_args(message, tuple(args))
+        return message
+
+
+_set_address, _set_args = setters(_Address, "address", "args")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +267,13 @@ class Header(Readable):
     def decode(cls, payload: bytes) -> Self:
         """Read a payload."""
         name, value = split_strings(payload, 2, 2)
-        return cls(name, value)
+        header = object.__new__(cls)
+        _set_name(header, name)
+        _set_value(header, value)
+        return header
+
+
+_set_name, _set_value = setters(Header, "name", "value")
 
 
 @dataclass(frozen=True, slots=True)

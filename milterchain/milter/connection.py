@@ -30,7 +30,7 @@ from milterchain.milter.messages import (
     decode_command,
     decode_response,
 )
-from milterchain.milter.negotiation import Negotiated, agreement, negotiate_as_mta
+from milterchain.milter.negotiation import Negotiated, agreement, agreement_as_milter
 from milterchain.milter.state import (
     FINAL,
     IDLE_AFTER,
@@ -53,6 +53,12 @@ MAX_RESPONSE = 64 * 1024 * 1024
 Event: TypeAlias = AnyCommand | AnyResponse
 
 _CONTINUE = encode_packet(Response.CONTINUE)
+# Members of enumerations under names of their own: to look them up costs much in Python 3.11.
+_MTA, _MILTER = Role.MTA, Role.MILTER
+_START, _OFFERED, _NEW = State.START, State.OFFERED, State.NEW
+_IDLE, _CLOSED = State.IDLE, State.CLOSED
+_END_OF_MESSAGE, _MACRO = Command.END_OF_MESSAGE, Command.MACRO
+_RESTARTS = frozenset({Command.HELO, Command.MAIL})
 _NAMES = {int(code): code.name for code in (*Command, *Response)}
 _UNDECLINED = transitions(frozenset())
 _IN_MESSAGE = (PIPELINED | {Command.RCPT, Command.DATA}) - {Command.MAIL}
@@ -81,9 +87,9 @@ class Connection:
 
     def __init__(self, role: Role, *, max_payload: int | None = None) -> None:
         if max_payload is None:
-            max_payload = MAX_RESPONSE if role is Role.MTA else MAX_COMMAND
+            max_payload = MAX_RESPONSE if role is _MTA else MAX_COMMAND
         self.role = role
-        self.state = State.START
+        self.state = _START
         self.negotiated: Negotiated | None = None
         self._reader = PacketReader(max_payload)
         self._outstanding: deque[int] = deque()
@@ -121,7 +127,7 @@ class Connection:
             raise LocalProtocolError(
                 f"{type(message).__name__} of {len(payload)} bytes, {limit} are the most"
             )
-        if self.role is Role.MILTER:
+        if self.role is _MILTER:
             self._respond(message)
         elif isinstance(message, Macros):
             self._may_define_macros()
@@ -144,9 +150,9 @@ class Connection:
         """
         if self._outstanding:
             due = self._outstanding[-1]
-            if command not in PIPELINED or due not in PIPELINED or due == Command.END_OF_MESSAGE:
+            if command not in PIPELINED or due not in PIPELINED or due == _END_OF_MESSAGE:
                 raise LocalProtocolError(f"{_name(command)} before the reply to {_name(due)} came")
-        elif self._reader.unread and self.state is not State.CLOSED:
+        elif self._reader.unread and self.state is not _CLOSED:
             self._refuse(f"{self.unread} bytes came unasked")
         after = self._table[self.state].get(command)
         if after is None:
@@ -165,15 +171,15 @@ class Connection:
         Raises:
             LocalProtocolError: as `send`.
         """
-        possible = self.role is Role.MILTER and self.negotiated is not None and self.state is not State.CLOSED
+        possible = self.role is _MILTER and self.negotiated is not None and self.state is not _CLOSED
         if not possible or not self._outstanding:
             return self.send(Continue())
         # To every command it is a legal reply, and it changes no state.
         self._outstanding.popleft()
         return _CONTINUE
 
-    def receive_data(self, data: bytes) -> None:
-        """Take bytes from the peer."""
+    def receive_data(self, data: bytes | memoryview) -> None:
+        """Take bytes from the peer; a view is of memory that may change afterwards."""
         self._reader.feed(data)
 
     def next_event(self) -> Event | None:
@@ -189,15 +195,15 @@ class Connection:
             RemoteProtocolError: the peer sent what it may not; the connection is closed.
             NegotiationError: (MTA) the milter's answer cannot be agreed on; the connection is closed.
         """
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return None
         try:
-            return self._next_response() if self.role is Role.MTA else self._next_command()
+            return self._next_response() if self.role is _MTA else self._next_command()
         except LocalProtocolError as error:
-            self.state = State.CLOSED
+            self.state = _CLOSED
             raise RemoteProtocolError(str(error)) from error
         except MilterError:
-            self.state = State.CLOSED
+            self.state = _CLOSED
             raise
 
     def continues(self) -> int:
@@ -207,9 +213,9 @@ class Connection:
             How many there were. They change no state, so that nobody needs to see each.
         """
         outstanding = self._outstanding
-        if self.state is State.CLOSED or not outstanding or outstanding[0] not in PIPELINED:
+        if self.state is _CLOSED or not outstanding or outstanding[0] not in PIPELINED:
             return 0
-        most = len(outstanding) - (outstanding[-1] == Command.END_OF_MESSAGE)
+        most = len(outstanding) - (outstanding[-1] == _END_OF_MESSAGE)
         count = self._reader.skip(_CONTINUE, most)
         for _ in range(count):
             outstanding.popleft()
@@ -225,19 +231,19 @@ class Connection:
         """
         if data != _CONTINUE or len(self._outstanding) != 1 or self._reader.unread:
             return False
-        if self.negotiated is None or self.state is State.CLOSED:
+        if self.negotiated is None or self.state is _CLOSED:
             return False
         self._outstanding.popleft()
         return True
 
     def close(self) -> None:
         """Note that the connection is over."""
-        self.state = State.CLOSED
+        self.state = _CLOSED
 
     # The MTA's side
 
     def _may_define_macros(self) -> None:
-        if self.negotiated is None or self.state is State.CLOSED:
+        if self.negotiated is None or self.state is _CLOSED:
             raise LocalProtocolError(f"macros are not possible now: {self.state.value}")
         if self._outstanding and self._outstanding[-1] not in PIPELINED:
             raise LocalProtocolError(f"macros before the reply to {_name(self._outstanding[-1])} came")
@@ -250,7 +256,7 @@ class Connection:
                 self._refuse(f"{len(self._reader.unread)} bytes came unasked")
             return None
         code, payload = packet
-        if code == Response.OPTNEG and self.state is State.OFFERED:
+        if code == Response.OPTNEG and self.state is _OFFERED:
             assert self._offer is not None
             answer, negotiated = agreement(self._offer, payload)
             self._agree(negotiated)
@@ -265,7 +271,7 @@ class Connection:
             self._outstanding.popleft()
             if code in IDLE_AFTER.get(command, ()):
                 # How many of the commands that follow get a reply differs between implementations.
-                self.state = State.CLOSED if self._outstanding else State.IDLE
+                self.state = _CLOSED if self._outstanding else _IDLE
         return response
 
     # The milter's side
@@ -279,7 +285,7 @@ class Connection:
                 if packet is None:
                     return None
                 command = decode_command(*packet)
-            if isinstance(command, Macros):
+            if command.code is _MACRO:
                 if self.negotiated is None:
                     self._refuse("macros before option negotiation")
                 return command
@@ -295,22 +301,23 @@ class Connection:
         if after is None:
             after = TOLERATED.get(self.state, {}).get(code)
             if after is None:
-                if self.state is State.IDLE and code in _IN_MESSAGE:
+                if self.state is _IDLE and code in _IN_MESSAGE:
                     return None
                 self._refuse(f"{_name(code)} is not possible now: {self.state.value}")
-            if code in {Command.HELO, Command.MAIL}:
+            if code in _RESTARTS:
                 self._pending = command
-                self.state = State.IDLE
+                self.state = _IDLE
                 return Abort()
         self.state = after
-        if isinstance(command, OptNeg):
+        if after is _OFFERED:
+            assert isinstance(command, OptNeg)
             self._offer = command
         if code in self._answered:
             self._outstanding.append(code)
         return command
 
     def _respond(self, message: Event) -> None:
-        if not self._outstanding or self.state is State.CLOSED:
+        if not self._outstanding or self.state is _CLOSED:
             raise LocalProtocolError(f"{type(message).__name__} though no reply is due")
         command, code = self._outstanding[0], message.code
         if code not in RESPONSES[command]:
@@ -318,7 +325,7 @@ class Connection:
         if isinstance(message, OptNeg):
             assert self._offer is not None
             try:
-                self._agree(negotiate_as_mta(self._offer, message))
+                self._agree(agreement_as_milter(self._offer, message))
             except NegotiationError as error:
                 raise LocalProtocolError(str(error)) from error
             return
@@ -331,19 +338,19 @@ class Connection:
         if code in FINAL:
             self._outstanding.popleft()
             if code in IDLE_AFTER.get(command, ()):
-                self.state = State.IDLE
+                self.state = _IDLE
 
     # Both
 
     def _agree(self, negotiated: Negotiated) -> None:
         self.negotiated = negotiated
-        self.state = State.NEW
+        self.state = _NEW
         self._outstanding.popleft()
         self._table = transitions(negotiated.declined)
         self._answered = negotiated.answered
 
     def _refuse(self, text: str) -> NoReturn:
-        self.state = State.CLOSED
+        self.state = _CLOSED
         raise RemoteProtocolError(text)
 
 

@@ -77,20 +77,34 @@ class PacketReader:
             nothing has to be added or removed: large packets are mostly alone.
     """
 
-    __slots__ = ("_first", "max_payload", "unread")
+    __slots__ = ("_first", "_whole", "max_payload", "unread")
 
     def __init__(self, max_payload: int) -> None:
         self.max_payload = max_payload
         self.unread: bytes | bytearray = b""
         self._first = True
+        self._whole: tuple[int, bytes] | None = None
 
-    def feed(self, data: bytes) -> None:
-        """Take what was received."""
-        if not self.unread:
-            self.unread = data
-        else:
+    def feed(self, data: bytes | memoryview) -> None:
+        """Take what was received; a view of memory that will change is copied, a large packet only once."""
+        if self.unread:
             buffer = self._changeable()
             buffer += data
+        elif isinstance(data, bytes):
+            self.unread = data
+        elif len(data) < _SHORT:
+            self.unread = data.tobytes()
+        else:
+            self._copy(data)
+
+    def _copy(self, data: memoryview) -> None:
+        (length,) = _LENGTH.unpack_from(data)
+        if length + 4 != len(data):
+            self.unread = bytearray(data)
+        elif self._first or self._whole is not None or length - 1 > self.max_payload:
+            self.unread = data.tobytes()
+        else:
+            self._whole = (data[4], data[5:].tobytes())
 
     def _changeable(self) -> bytearray:
         buffer = self.unread
@@ -106,34 +120,47 @@ class PacketReader:
             PacketTooLargeError: the announced length is beyond `max_payload`.
             RemoteProtocolError: the announced length is 0: not even a code.
         """
+        if self._whole is not None:
+            packet, self._whole = self._whole, None
+            return packet
         buffer = self.unread
-        if len(buffer) < 4:
+        size = len(buffer)
+        if size < 4:
             return None
         if self._first:
             if buffer[0]:
                 raise _foreign(bytes(buffer))
             self._first = False
         (length,) = _LENGTH.unpack_from(buffer)
-        if length - 1 > self.max_payload:
-            raise PacketTooLargeError(
-                f"packet of {length} bytes announced, {self.max_payload + 1} are the most"
-            )
-        if not length:
-            raise RemoteProtocolError("packet of length 0")
+        if not 0 <= length - 1 <= self.max_payload:
+            raise self._impossible(length)
         end = length + 4
-        if len(buffer) < end:
+        if size < end:
             return None
         code = buffer[4]
-        if length < _SHORT or isinstance(buffer, bytes):
+        if isinstance(buffer, bytes):
+            payload = buffer[5:end]
+            if size - end < _SHORT:
+                self.unread = buffer[end:]
+                return code, payload
+        elif length < _SHORT:
             payload = bytes(buffer[5:end])
         else:
             with memoryview(buffer) as view:
                 payload = bytes(view[5:end])
-        if len(buffer) == end:
+        self._drop(end)
+        return code, payload
+
+    def _impossible(self, length: int) -> RemoteProtocolError:
+        if not length:
+            return RemoteProtocolError("packet of length 0")
+        return PacketTooLargeError(f"packet of {length} bytes announced, {self.max_payload + 1} are the most")
+
+    def _drop(self, size: int) -> None:
+        if len(self.unread) == size:
             self.unread = b""
         else:
-            del self._changeable()[:end]
-        return code, payload
+            del self._changeable()[:size]
 
     def skip(self, packet: bytes, most: int) -> int:
         """Drop up to `most` packets that equal `packet` from the front, and say how many.

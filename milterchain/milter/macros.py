@@ -134,10 +134,11 @@ _CLEARED: Mapping[int, tuple[Command, ...]] = MappingProxyType(
 class MacroStore:
     """The filter's side: the macros that are in force, with libmilter's lifetimes."""
 
-    __slots__ = ("_stages",)
+    __slots__ = ("_stages", "_unread")
 
     def __init__(self) -> None:
-        self._stages: dict[int, dict[bytes, bytes]] = {}
+        self._stages: dict[int, Mapping[bytes, bytes]] = {}
+        self._unread: dict[int, tuple[tuple[bytes, bytes], ...]] = {}
 
     def define(self, stage: int, values: Iterable[tuple[bytes, bytes]]) -> None:
         """Take a macro packet; it replaces what the same stage (a command code) had.
@@ -145,25 +146,43 @@ class MacroStore:
         Stages that libmilter does not know are forgotten at once, as libmilter does.
         """
         if stage in _LOOKUP:
-            self._stages[stage] = {canonical(name): value for name, value in values}
+            self._unread[stage] = tuple(values)
 
     def command(self, command: int) -> None:
         """Note that a command came: some make the macros of later stages void."""
-        for stage in _CLEARED.get(command, ()):
+        for stage in _CLEARED.get(command, ()) if self._unread or self._stages else ():
             self._stages.pop(stage, None)
+            self._unread.pop(stage, None)
+
+    def _read(self) -> Mapping[int, Mapping[bytes, bytes]]:
+        """What is in force by canonical name, worked out when somebody asks: most filters do not."""
+        while self._unread:
+            stage, values = self._unread.popitem()
+            self._stages[stage] = {canonical(name): value for name, value in values}
+        return self._stages
 
     def get(self, name: bytes, default: bytes | None = None) -> bytes | None:
         """The value of a macro; `x` and `{x}` are the same name."""
         key = canonical(name)
+        stages = self._read()
         for stage in _LOOKUP:
-            values = self._stages.get(stage)
+            values = stages.get(stage)
             if values is not None and key in values:
                 return values[key]
         return default
+
+    @property
+    def sendmail(self) -> bool:
+        """Whether the MTA is known to be Sendmail: by its version ("8.17.1"), or by a macro of its own.
+
+        Its defaults at CONNECT have `{if_name}` and not `v`; Postfix has `v` and no `{if_name}`.
+        """
+        version = self.get(b"v")
+        return version[:1].isdigit() if version else self.get(b"if_name") is not None
 
     def as_dict(self) -> dict[bytes, bytes]:
         """All macros in force, by canonical name."""
         merged: dict[bytes, bytes] = {}
         for stage in reversed(_LOOKUP):
-            merged |= self._stages.get(stage, {})
+            merged |= self._read().get(stage, {})
         return merged

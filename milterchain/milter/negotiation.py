@@ -33,6 +33,7 @@ __all__ = [
     "Negotiated",
     "Offer",
     "agreement",
+    "agreement_as_milter",
     "answer_as_milter",
     "negotiate_as_mta",
 ]
@@ -245,6 +246,18 @@ def agreement(offer: OptNeg, answer: bytes) -> tuple[OptNeg, Negotiated]:
 def _known(offer: OptNeg, answer: bytes) -> tuple[OptNeg, Negotiated]:
     message = OptNeg.decode(answer)
     return message, negotiate_as_mta(offer, message)
+
+
+def agreement_as_milter(offer: OptNeg, answer: OptNeg) -> Negotiated:
+    """What a milter's answer comes to: `negotiate_as_mta`, worked out once for what each session says.
+
+    Raises:
+        NegotiationError: as `negotiate_as_mta`.
+    """
+    return _settled(offer, answer) if not offer.macros else negotiate_as_mta(offer, answer)
+
+
+_settled = lru_cache(_ANSWERS)(negotiate_as_mta)
 
 
 def answer_as_milter(

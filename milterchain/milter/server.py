@@ -24,14 +24,12 @@ from milterchain.milter.server_factory import DynamicFactory, Factory, MilterMak
 from milterchain.milter.server_options import NegotiationOptions, ServerOptions
 from milterchain.milter.server_session import ServerSession
 from milterchain.milter.server_sockets import UnixSocketFile
-from milterchain.milter.server_streams import Reader
+from milterchain.milter.server_streams import Reader, Room
 
 __all__ = ["Listener", "MilterServer"]
 
 _log = logging.getLogger("milterchain.milter.server")
 
-_READ_AHEAD = 128 * 1024
-"""Bytes of one connection that wait in memory, twice at most, while its filter works."""
 _BACKLOG = 128
 
 
@@ -81,6 +79,7 @@ class MilterServer:
         self._servers: list[asyncio.Server] = []
         self._files: list[UnixSocketFile] = []
         self._sessions: dict[asyncio.Task[None], ServerSession] = {}
+        self._room = Room()
         self._closing = False
 
     @classmethod
@@ -201,27 +200,17 @@ class MilterServer:
         self._servers.append(server)
         return replace(endpoint, port=server.sockets[0].getsockname()[1])
 
-    def _protocol(self) -> asyncio.StreamReaderProtocol:
-        loop = asyncio.get_running_loop()
-        reader = Reader(limit=_READ_AHEAD, loop=loop)
-        return asyncio.StreamReaderProtocol(reader, self._serve, loop=loop)
+    def _protocol(self) -> Reader:
+        return Reader(self._room, self._serve, asyncio.get_running_loop())
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _serve(self, reader: Reader) -> None:
         full = len(self._sessions) >= self._options.connections
         if self._closing or full:
             if full:
                 _log.warning("connection refused: there are %d", len(self._sessions))
-            writer.transport.abort()
+            reader.writer.transport.abort()
             return
-        assert isinstance(reader, Reader)
-        session = ServerSession(self._maker, self._options, reader, writer)
-        task = asyncio.current_task()
-        assert task is not None
+        session = ServerSession(self._maker, self._options, reader)
+        task = asyncio.get_running_loop().create_task(session.run())
         self._sessions[task] = session
-        try:
-            await session.run()
-        except asyncio.CancelledError:
-            # The end of the task by `stop`; streams of Python 3.11 and 3.12 would report it as an error.
-            pass
-        finally:
-            del self._sessions[task]
+        task.add_done_callback(self._sessions.pop)

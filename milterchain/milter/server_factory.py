@@ -16,6 +16,10 @@ DynamicFactory: TypeAlias = Callable[[Negotiated], Milter]
 """Makes a filter for what was negotiated."""
 
 
+_ANSWERS = 64
+"""How many answers are remembered: one, where MTAs and filters are of one kind."""
+
+
 class MilterMaker:
     """Makes and counts the filters of one server, and answers offers as they want it.
 
@@ -39,6 +43,7 @@ class MilterMaker:
         self._options = options
         self._plain = plain
         self._dynamic = dynamic
+        self._answers: dict[tuple[OptNeg, type[Milter]], tuple[tuple[object, ...], OptNeg]] = {}
 
     def first(self) -> Milter | None:
         """The filter, if it has to be made to know what it wants."""
@@ -55,8 +60,22 @@ class MilterMaker:
             NegotiationError: the MTA lacks something.
         """
         kind = self._dynamic
-        known = kind if isinstance(kind, type) and issubclass(kind, Milter) else None
-        return self._options.answer(offer, known if milter is None else milter)
+        asked: Milter | type[Milter] | None = milter
+        if milter is None and isinstance(kind, type) and issubclass(kind, Milter):
+            asked = kind
+        if asked is None or self._options.callback is not None or offer.macros:
+            return self._options.answer(offer, asked)
+        # MTAs offer the same in each session, and filters of a class want the same.
+        key = (offer, asked if isinstance(asked, type) else type(asked))
+        wishes = (asked.actions, asked.optional_actions, asked.protocol, asked.wanted_macros)
+        known = self._answers.get(key)
+        if known is not None and known[0] == wishes:
+            return known[1]
+        answer = self._options.answer(offer, asked)
+        if len(self._answers) >= _ANSWERS:
+            self._answers.clear()
+        self._answers[key] = (wishes, answer)
+        return answer
 
     def make(self, negotiated: Negotiated) -> Milter:
         """A filter for a session."""

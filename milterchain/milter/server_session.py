@@ -2,19 +2,20 @@
 
 A task reads, cuts what it read into events (`Connection`) and awaits the filter's method for each; replies
 leave when no more events are at hand, so that content that came in one piece is answered in one piece. One
-timer per connection serves all deadlines.
+timer per connection serves all deadlines; it is moved only for methods that really wait for something.
 """
 
 import asyncio
 import enum
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable
 from typing import Any
 
 from milterchain.errors import CloseConnectionError, LocalProtocolError, MilterClosedError, MilterError
 from milterchain.milter.connection import Connection, Event
 from milterchain.milter.filter import Milter
 from milterchain.milter.flags import Command, Protocol
+from milterchain.milter.framing import OVERHEAD
 from milterchain.milter.macros import MacroStore
 from milterchain.milter.messages import (
     Continue,
@@ -29,9 +30,10 @@ from milterchain.milter.messages import (
     TempFail,
 )
 from milterchain.milter.modifier import Modifier
+from milterchain.milter.server_calls import METHODS
 from milterchain.milter.server_factory import MilterMaker
 from milterchain.milter.server_options import ServerOptions
-from milterchain.milter.server_streams import Deadline, Reader, quick_acknowledger
+from milterchain.milter.server_streams import Deadline, Reader
 from milterchain.milter.state import Role, State
 
 __all__ = ["ServerSession"]
@@ -41,17 +43,11 @@ _log = logging.getLogger("milterchain.milter.server")
 _HELD_BACK = 64 * 1024
 """Bytes of edits and replies that are collected before they are written."""
 
-_METHODS: Mapping[Command, Callable[[Milter, Any], Awaitable[Reply | None]]] = {
-    Command.CONNECT: lambda milter, event: milter.connect(event),
-    Command.HELO: lambda milter, event: milter.helo(event.text),
-    Command.MAIL: lambda milter, event: milter.mail(event.address, event.args),
-    Command.RCPT: lambda milter, event: milter.rcpt(event.address, event.args),
-    Command.DATA: lambda milter, _: milter.data(),
-    Command.HEADER: lambda milter, event: milter.header(event.name, event.value),
-    Command.END_OF_HEADERS: lambda milter, _: milter.end_of_headers(),
-    Command.BODY: lambda milter, event: milter.body(event.chunk),
-    Command.UNKNOWN: lambda milter, event: milter.unknown(event.text),
-}
+_ANSWERED = frozenset({*METHODS, Command.END_OF_MESSAGE})
+# Members of enumerations under names of their own: to look them up costs much in Python 3.11.
+_END_OF_MESSAGE, _UNKNOWN, _BODY = Command.END_OF_MESSAGE, Command.UNKNOWN, Command.BODY
+_ABORT, _QUIT_NEW_CONNECTION = Command.ABORT, Command.QUIT_NEW_CONNECTION
+_CLOSED = State.CLOSED
 _SESSION = {Command.CONNECT, Command.HELO}
 _IN_MESSAGE = {State.MAIL, State.RCPT, State.DATA, State.HEADERS, State.BODY}
 _GOING_ON = (Continue, Skip, type(None))
@@ -67,13 +63,11 @@ class _Interruption(enum.Enum):
 class ServerSession:
     """Serves one connection; `run` is its life."""
 
-    def __init__(
-        self, maker: MilterMaker, options: ServerOptions, reader: Reader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, maker: MilterMaker, options: ServerOptions, reader: Reader) -> None:
         self._maker = maker
         self._options = options
         self._reader = reader
-        self._writer = writer
+        self._writer = reader.writer
         self._connection = Connection(Role.MILTER)
         self._milter: Milter | None = None
         self._macros = MacroStore()
@@ -82,7 +76,7 @@ class ServerSession:
         self._in_message = False
         self._kept: Reply | None = None
         self._kept_for_session = False
-        self._skipped: Command | None = None
+        self._skipped: int | None = None
         self._deadline = Deadline(self._expired)
         self._task: asyncio.Task[None] | None = None
         self._busy = False
@@ -92,12 +86,14 @@ class ServerSession:
         self._cancelled = 0
         self._draining = False
         self._parting = False
-        self._acknowledge = quick_acknowledger(writer)
+        self._allowed = 0.0
+        reader.feed = self._connection.receive_data
+        reader.on_left = self._left
+        reader.on_suspended = self._suspended
 
     async def run(self) -> None:
         """Serve until the connection ends, whoever ends it."""
         self._task = asyncio.current_task()
-        self._reader.on_left = self._left
         try:
             await self._converse()
         except (OSError, MilterClosedError) as error:
@@ -108,21 +104,24 @@ class ServerSession:
             _log.exception("connection closed: the filter could not be started")
         finally:
             self._parting = True
-            self._reader.on_left = None
             self._connection.close()
-            if not self._writer.is_closing():
-                self._writer.writelines(self._output)
-            self._writer.close()
+            transport = self._writer.transport
+            if self._output and not transport.is_closing():
+                self._write()
+            transport.close()
             try:
                 await self._part()
             finally:
-                self._deadline.stop()
+                self._deadline.end()
+                self._reader.leave_alone()
 
     def stop(self) -> None:
         """Break the connection; the filter's `close` is still awaited."""
         if self._parting:
             self._draining = True
-        elif self._task is not None:
+        elif self._task is None:
+            self._writer.transport.abort()
+        else:
             self._parting = True
             self._task.cancel()
             self._deadline.set(self._options.close_timeout)
@@ -133,35 +132,49 @@ class ServerSession:
         Between the messages of a session it would be too early: the MTA would take it for a failure.
         """
         self._draining = True
-        if self._may_leave() and not self._busy:
-            self._writer.close()
-
-    def _may_leave(self) -> bool:
-        return self._parting or (self._draining and self._milter is None)
+        if self._milter is None and not self._busy:
+            self._writer.transport.close()
 
     async def _converse(self) -> None:
-        connection = self._connection
+        connection, reader = self._connection, self._reader
         while True:
             self._busy = True
             while (event := connection.next_event()) is not None:
-                await self._handle(event)
-                if (self._draining or self._parting) and self._may_leave():
+                if isinstance(event, Macros):
+                    self._macros.define(event.stage, event.values)
+                    continue
+                command = event.code
+                self._macros.command(command)
+                if command in _ANSWERED:
+                    await self._answer(command, event)
+                else:
+                    await self._handle(event)
+                if self._held > _HELD_BACK:
+                    await self._flush()
+                if self._over():
                     break
-            if self._output:
-                await self.flush()
-            else:
-                self._acknowledge()
+            answered = bool(self._output)
+            await self._flush()
             self._busy = False
-            if connection.state is State.CLOSED or self._may_leave():
+            if connection.state is _CLOSED or self._over():
                 return
-            if connection.negotiated is None:
-                self._deadline.set(self._options.negotiation_timeout)
-            else:
-                self._deadline.set(self._options.idle_timeout)
-            data = await self._reader.receive()
-            if not data:
+            self._expect(acknowledge=not answered)
+            if not reader.ready:
+                await reader
+            if not reader.proceed():
                 return
-            connection.receive_data(data)
+
+    def _over(self) -> bool:
+        return self._parting or (self._draining and self._milter is None)
+
+    def _expect(self, *, acknowledge: bool) -> None:
+        """Get ready to wait for what the MTA says next."""
+        if self._connection.negotiated is None:
+            self._deadline.set(self._options.negotiation_timeout)
+            return
+        self._deadline.set(self._options.idle_timeout)
+        if acknowledge:
+            self._writer.acknowledge()
 
     def _expired(self) -> None:
         """The deadline has passed: end the filter's method if one runs, else the connection."""
@@ -170,6 +183,11 @@ class ServerSession:
         else:
             _log.info("connection closed: the MTA took too long")
             self._writer.transport.abort()
+
+    def _suspended(self) -> None:
+        """The task did not come to its end, nor to the wait for more events: now there is a deadline."""
+        if self._calling and not self._flushing:
+            self._deadline.set(self._allowed)
 
     def _left(self) -> None:
         """The MTA has left: nobody waits for the filter's answer any more."""
@@ -187,23 +205,15 @@ class ServerSession:
     # Events
 
     async def _handle(self, event: Event) -> None:
-        if isinstance(event, Macros):
-            self._macros.define(event.stage, event.values)
-            return
-        command = event.code
-        assert isinstance(command, Command)
-        self._macros.command(command)
+        """What no filter answers."""
         if isinstance(event, OptNeg):
             self._milter = self._maker.first()
-            await self._send(self._maker.answer(event, self._milter))
+            self._hold(self._connection.send(self._maker.answer(event, self._milter)))
             await self._introduce(self._milter)
-        elif command is Command.ABORT:
+        elif event.code is _ABORT:
             await self._forget()
-        elif command is Command.QUIT_NEW_CONNECTION:
+        elif event.code is _QUIT_NEW_CONNECTION:
             await self._part()
-        elif command is not Command.QUIT:
-            milter = self._milter
-            await self._answer(await self._introduce(None) if milter is None else milter, command, event)
 
     async def _introduce(self, milter: Milter | None) -> Milter:
         """Get a filter ready for a session."""
@@ -215,47 +225,55 @@ class ServerSession:
         milter.macros = self._macros
         milter.modifier = Modifier(self, negotiated, writable=False)
         if type(milter).new_connection is not Milter.new_connection:
-            await self.flush()
+            await self._flush()
             if await self._call(milter.new_connection(), self._options.handler_timeout) is not None:
                 raise MilterError("the filter was not ready")
         return milter
 
-    async def _answer(self, milter: Milter, command: Command, event: Event) -> None:
-        due = milter.negotiated.replies(command)
-        if self._connection.state in _IN_MESSAGE and self._kept is None:
-            self._in_message = True
+    async def _answer(self, command: int, event: Any) -> None:
+        """Let the filter decide on an event, and send its verdict if one is due."""
+        milter = self._milter
+        if milter is None:
+            milter = await self._introduce(None)
+        due = command in milter.negotiated.answered
         verdict = self._kept
         if verdict is None:
-            verdict = await self._ask(milter, command, event)
-            if not due and command is not Command.UNKNOWN and not isinstance(verdict, _GOING_ON):
-                self._kept = verdict
-                self._kept_for_session = command in _SESSION
-                self._in_message = False
+            if self._connection.state in _IN_MESSAGE:
+                self._in_message = True
+            if command is _END_OF_MESSAGE:
+                verdict = await self._end_of_message(milter, event)
+            elif command is not self._skipped:
+                self._skipped = None
+                method = METHODS[command](milter, event)
+                verdict = await self._call(method, self._options.handler_timeout)
+                verdict = self._skip(milter, command) if isinstance(verdict, Skip) else verdict
+            if not due and not isinstance(verdict, _GOING_ON):
+                self._keep(command, verdict)
         if due:
-            await self._reply(verdict)
+            self._reply(verdict)
         if self._connection.state not in _IN_MESSAGE:
             self._in_message = False
             if not self._kept_for_session:
                 self._kept = None
 
-    async def _ask(self, milter: Milter, command: Command, event: Any) -> Reply | None:
-        """Let the filter decide on one event."""
-        if command is self._skipped:
+    def _keep(self, command: int, verdict: Reply) -> None:
+        """Keep a verdict until the MTA listens."""
+        if command is not _UNKNOWN:
+            self._kept = verdict
+            self._kept_for_session = command in _SESSION
+            self._in_message = False
+
+    def _skip(self, milter: Milter, command: int) -> Skip | None:
+        """Call the filter no more for a while, and tell the MTA if it can hear of it."""
+        self._skipped = command
+        if not milter.negotiated.protocol & Protocol.SKIP:
             return None
-        if isinstance(event, EndOfMessage):
-            return await self._end_of_message(milter, event)
-        self._skipped = None
-        verdict = await self._call(_METHODS[command](milter, event), self._options.handler_timeout)
-        if isinstance(verdict, Skip):
-            self._skipped = command
-            if not milter.negotiated.protocol & Protocol.SKIP:
-                return None
-            if command is not Command.BODY and self._is_sendmail():
-                return None  # it gives up on a filter that skips anything else
-        return verdict
+        if command is not _BODY and self._macros.sendmail:
+            return None  # it gives up on a filter that skips anything else
+        return Skip()
 
     async def _end_of_message(self, milter: Milter, event: EndOfMessage) -> Reply | None:
-        if event.chunk and self._skipped is not Command.BODY:
+        if event.chunk and self._skipped is not _BODY:
             # libmilter takes the last of the body here, so MTAs may put it here.
             verdict = await self._call(milter.body(event.chunk), self._options.handler_timeout)
             if not isinstance(verdict, _GOING_ON):
@@ -275,7 +293,9 @@ class ServerSession:
             CloseConnectionError: it wants the connection closed.
             MilterClosedError: the MTA left while it ran.
         """
-        self._deadline.set(seconds)
+        self._allowed = seconds
+        if not self._reader.waking:
+            self._deadline.set(seconds)
         self._calling = True
         if self._reader.left:  # before it was called
             asyncio.get_running_loop().call_soon(self._left)
@@ -354,7 +374,9 @@ class ServerSession:
     async def emit(self, message: Modification | Quarantine) -> None:
         """Send what is not final, with what follows it."""
         self._check()
-        await self._send(message)
+        self._hold(self._connection.send(message))
+        if self._held > _HELD_BACK:
+            await self._flush()
 
     async def progress(self) -> None:
         """Write at once that there will be a reply, with what was held back."""
@@ -366,28 +388,20 @@ class ServerSession:
         if self._reader.left:
             raise MilterClosedError("the MTA left while the filter worked")
         self._check()
-        if awaited != Command.END_OF_MESSAGE and self._is_sendmail():
+        if awaited != _END_OF_MESSAGE and self._macros.sendmail:
             return  # which gives up on a filter that says so elsewhere
         if self._writer.transport.get_write_buffer_size() < _HELD_BACK:  # else nobody reads it
             self._output.append(self._connection.send(Progress()))
             self._write()
 
-    def _is_sendmail(self) -> bool:
-        """Whether the MTA is known to be Sendmail: by its version ("8.17.1"), or by a macro of its own.
-
-        Its defaults at CONNECT have `{if_name}` and not `v`; Postfix has `v` and no `{if_name}`.
-        """
-        version = self._macros.get(b"v")
-        return version[:1].isdigit() if version else self._macros.get(b"if_name") is not None
-
-    async def flush(self) -> None:
+    async def _flush(self) -> None:
         """Write what was held back."""
-        if not self._output:
-            return
-        self._check()
-        self._write()
-        if self._writer.transport.get_write_buffer_size() <= _HELD_BACK:
-            return
+        if self._output:
+            self._write()
+            if self._writer.paused:
+                await self._drain()
+
+    async def _drain(self) -> None:
         self._flushing += 1
         self._deadline.set(self._options.write_timeout)
         try:
@@ -399,38 +413,37 @@ class ServerSession:
         self._deadline.set(self._options.handler_timeout)
 
     def _write(self) -> None:
-        self._writer.write(b"".join(self._output))
-        self._output.clear()
+        transport, output = self._writer.transport, self._output
+        if transport.is_closing():
+            # uvloop's transports raise RuntimeError when they are written to after the connection is lost.
+            raise MilterClosedError("the MTA closed the connection")
+        transport.write(output[0] if len(output) == 1 else b"".join(output))
+        output.clear()
         self._held = 0
 
     def _gone(self) -> bool:
-        return self._reader.left or self._writer.is_closing()
+        return self._reader.left or self._writer.transport.is_closing()
 
     def _check(self) -> None:
-        # uvloop's transports raise RuntimeError when they are written to after the connection is lost.
-        if self._writer.is_closing():
+        if self._writer.transport.is_closing():
             raise MilterClosedError("the MTA closed the connection")
 
-    async def _reply(self, verdict: object) -> None:
+    def _reply(self, verdict: object) -> None:
         """Send a filter's answer, or what stands for one that is none: a filter may return anything."""
         try:
             if verdict is None or type(verdict) is Continue:
-                await self._hold(self._connection.proceed())
+                self._output.append(self._connection.proceed())
+                self._held += OVERHEAD
                 return
             if isinstance(verdict, Reply):
-                await self._send(verdict)
+                self._hold(self._connection.send(verdict))
                 return
             error = "no reply"
         except LocalProtocolError as caught:
             error = str(caught)
         _log.error("the filter's answer is wrong: %r: %s", verdict, error)
-        await self._send(TempFail())
+        self._hold(self._connection.send(TempFail()))
 
-    async def _send(self, message: Event) -> None:
-        await self._hold(self._connection.send(message))
-
-    async def _hold(self, data: bytes) -> None:
+    def _hold(self, data: bytes) -> None:
         self._output.append(data)
         self._held += len(data)
-        if self._held > _HELD_BACK:
-            await self.flush()
