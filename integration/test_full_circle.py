@@ -383,6 +383,21 @@ def test_what_users_send_is_signed(system: System, key: SigningKey) -> None:
         assert answer == (550, b"5.7.1 rejected by DMARC policy for example.test")
 
 
+def test_a_stranger_becomes_a_user(system: System, key: SigningKey) -> None:
+    """In one session: the filters for strangers saw the first message, the one for users the second."""
+    sender = f"me@{DOMAIN}"
+    with by_xclient(system, FRIEND) as client:
+        content = written("a@friend.test", "first")
+        first = arrived(system, client, "a@friend.test", "first@example.org", content)
+        assert client.login("me", "correct horse")[0] == 235
+        second = arrived(system, client, sender, "second@example.net", written(sender, "second"))
+    assert "spf=pass " in results(first)
+    assert b"\r\nDKIM-Signature:" not in first
+    assert not results(second)
+    assert dkim.DKIM(second).verify(dnsfunc=lookup(key))
+    logged(system, f"client=client.example.net[{FRIEND}]", "sasl_username=me")
+
+
 def test_strangers_do_not_relay(system: System, connect: Connect) -> None:
     with connect(system, FRIEND) as client:
         assert client.mail("a@friend.test")[0] == 250
