@@ -140,3 +140,26 @@ def test_a_payload_that_no_length_can_express(monkeypatch):
     assert encode_packet(1, bytes(9))
     with pytest.raises(LocalProtocolError, match="payload of 10 bytes"):
         encode_packet(1, bytes(10))
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+def test_memory_that_changes_after_it_was_fed(size):
+    packet = encode_packet(ord("B"), bytes(range(1, 11)) * (size // 10))
+    reader = PacketReader(size)
+    for pieces in ([packet], [packet], [packet, packet], [packet[:2000], packet[2000:]], [packet * 2]):
+        for piece in pieces:
+            memory = bytearray(piece)
+            with memoryview(memory) as view:
+                reader.feed(view)
+            memory[:] = bytes(len(memory))
+        assert list(reader) == [(packet[4], packet[5:])] * (sum(map(len, pieces)) // len(packet))
+        assert len(reader.unread) == 0
+
+
+def test_a_large_packet_that_is_too_large_in_memory_that_changes():
+    reader = PacketReader(2000)
+    reader.feed(memoryview(encode_packet(ord("H"), b"x" * 10)))
+    assert len(list(reader)) == 1
+    reader.feed(memoryview(encode_packet(ord("B"), b"x" * 2001)))
+    with pytest.raises(PacketTooLargeError):
+        reader.next_packet()
