@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from integration.services.postfix import Postfix, start_postfix
 from integration.services.process import Run, free_port
-from integration.services.proxy import milter_table, start_proxy
+from integration.services.proxy import Proxy, milter_table, start_proxy
 from integration.services.secured import secured
 from integration.services.sendmail import start_sendmail
 from integration.services.sink import Sink, start_sink
@@ -135,7 +135,7 @@ def make_milterchain(run: Run, certificates: Certificates) -> Mta:
         tags=MILTERCHAIN.tags,
         address=proxy.address,
         # It answers the final dot when the next hop has.
-        outbox=SinkOutbox(sink, lambda: None, lambda: 0),
+        outbox=SinkOutbox(sink, lambda: None, lambda: _kept(proxy)),
         filter_address=filter_address,
         tls={"": certificates.context(), "client": certificates.context(client=True)},
         hostname=HOSTNAME,
@@ -144,3 +144,7 @@ def make_milterchain(run: Run, certificates: Certificates) -> Mta:
 
 def _held(postfix: Postfix) -> int:
     return sum(path.is_file() for path in (postfix.queue / "hold").rglob("*"))
+
+
+def _kept(proxy: Proxy) -> int:
+    return len(list((proxy.config.parent / "quarantine").glob("*/envelope.json")))

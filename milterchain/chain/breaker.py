@@ -2,7 +2,8 @@
 
 Closed, the breaker counts failures in a row. When there are too many it opens: the milter is not tried for a
 while, and nobody waits for it. Then it is half open: one session may try. If that goes well the milter is
-back, else it is left alone again.
+back, else it is left alone again, for twice as long: one that is restarted is back at once, and one that is
+gone for good costs little.
 
 A session without a fault, or a message that got its verdict, ends the row; if it was over messages that the
 milter failed, only a message does. Each process has its own breakers.
@@ -16,6 +17,8 @@ from milterchain.errors import LocalProtocolError, MilterError, MilterRestingErr
 
 __all__ = ["Breaker", "BreakerChange", "BreakerOptions"]
 
+FIRST_REST = 1.0
+"""Seconds for which a milter is left alone at first; a restart takes less."""
 PROBE_TIME = 30.0
 """Seconds after which another session may try, if the one that tries has not come to an end: an idle client
 must not keep a milter away from all others."""
@@ -27,7 +30,7 @@ class BreakerOptions:
 
     Attributes:
         failures: in a row, after which it is.
-        rest: seconds.
+        rest: seconds at most; less at first.
     """
 
     failures: int = 5
@@ -60,7 +63,16 @@ class Breaker:
         tell: is told when it opens and closes.
     """
 
-    __slots__ = ("_failures", "_in_content", "_milter", "_options", "_probing", "_resting_until", "_tell")
+    __slots__ = (
+        "_failures",
+        "_in_content",
+        "_milter",
+        "_options",
+        "_probing",
+        "_rest",
+        "_resting_until",
+        "_tell",
+    )
 
     def __init__(self, milter: str, options: BreakerOptions, tell: Callable[[BreakerChange], None]) -> None:
         self._milter = milter
@@ -70,6 +82,7 @@ class Breaker:
         self._in_content = False
         self._resting_until: float | None = None
         self._probing = False
+        self._rest = min(FIRST_REST, options.rest)
 
     @property
     def resting(self) -> bool:
@@ -100,9 +113,10 @@ class Breaker:
         # Sessions that began before it opened may fail later: they say nothing new.
         known = self.resting and not self._probing
         if not known:
-            self._resting_until = asyncio.get_running_loop().time() + self._options.rest
+            rest, self._rest = self._rest, min(2 * self._rest, self._options.rest)
+            self._resting_until = asyncio.get_running_loop().time() + rest
             self._probing = False
-            self._change(self._options.rest, str(error))
+            self._change(rest, str(error))
 
     def worked(self, *, in_content: bool) -> None:
         """The milter served a session, or a message, to the end."""
@@ -113,6 +127,7 @@ class Breaker:
             self._change(0.0)
         self._failures = 0
         self._in_content = False
+        self._rest = min(FIRST_REST, self._options.rest)
 
     def _change(self, rest: float, error: str = "") -> None:
         self._tell(BreakerChange(milter=self._milter, rest=rest, failures=self._failures, error=error))

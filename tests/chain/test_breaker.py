@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from milterchain.chain.breaker import PROBE_TIME, Breaker, BreakerChange, BreakerOptions
+from milterchain.chain.breaker import FIRST_REST, PROBE_TIME, Breaker, BreakerChange, BreakerOptions
 from milterchain.errors import LocalProtocolError, MilterClosedError, MilterRestingError
 from milterchain.milter.flags import Command
 from milterchain.testing.faults import Close
@@ -48,7 +48,7 @@ async def test_it_opens_after_failures_in_a_row():
         breaker.enter()
     assert told == []
     breaker.failed(ERROR, in_content=False)
-    assert told == [BreakerChange(milter="m", rest=10, failures=3, error="gone")]
+    assert told == [BreakerChange(milter="m", rest=FIRST_REST, failures=3, error="gone")]
     assert breaker.resting
     with pytest.raises(MilterRestingError, match="after 3 failures in a row"):
         breaker.enter()
@@ -57,13 +57,13 @@ async def test_it_opens_after_failures_in_a_row():
 async def test_one_may_try_when_the_time_is_over(clock):
     breaker, told = make(failures=1, rest=10)
     breaker.failed(ERROR, in_content=False)
-    clock.now += 10
+    clock.now += FIRST_REST
     breaker.enter()
     for _ in range(3):
         with pytest.raises(MilterRestingError):
             breaker.enter()
     breaker.failed(ERROR, in_content=False)
-    clock.now += 9.9
+    clock.now += 2 * FIRST_REST - 0.1
     with pytest.raises(MilterRestingError):
         breaker.enter()
     clock.now += 0.1
@@ -71,7 +71,20 @@ async def test_one_may_try_when_the_time_is_over(clock):
     breaker.worked(in_content=False)
     breaker.enter()
     breaker.enter()
-    assert [change.rest for change in told] == [10, 10, 0]
+    assert [change.rest for change in told] == [FIRST_REST, 2 * FIRST_REST, 0]
+
+
+@pytest.mark.parametrize(("most", "rests"), [(10, [1, 2, 4, 8, 10, 10]), (0.2, [0.2, 0.2])])
+async def test_each_rest_is_longer_until_it_works_again(clock, most, rests):
+    breaker, told = make(failures=1, rest=most)
+    for _ in range(2):
+        for rest in rests:
+            breaker.enter()
+            breaker.failed(ERROR, in_content=False)
+            clock.now += rest
+        breaker.enter()
+        breaker.worked(in_content=False)
+    assert [change.rest for change in told] == [*rests, 0, *rests, 0]
 
 
 async def test_one_that_tries_for_ever_does_not_keep_it_away(clock):
