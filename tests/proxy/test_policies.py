@@ -80,7 +80,10 @@ async def test_conditions(world: Any, keys: dict[str, Any], asked: Any) -> None:
     assert len(world.milters[0].connections) == asked
 
 
-async def test_a_milter_that_keeps_failing_is_left_alone(world: Any, log: Any) -> None:
+async def test_a_milter_that_keeps_failing_is_left_alone(
+    world: Any, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("milterchain.chain.breaker.FIRST_REST", 60.0)  # longer than the test
     await world.start({Command.MAIL: Close()}, breaker={"failures": 3, "rest": "60s"})
     for _ in range(5):
         client = await world.client()
