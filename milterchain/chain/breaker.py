@@ -19,9 +19,9 @@ __all__ = ["Breaker", "BreakerChange", "BreakerOptions"]
 
 FIRST_REST = 1.0
 """Seconds for which a milter is left alone at first; a restart takes less."""
-PROBE_TIME = 30.0
-"""Seconds after which another session may try, if the one that tries has not come to an end: an idle client
-must not keep a milter away from all others."""
+PROBE_TIME = 1.0
+"""Seconds after which another session may try, if the one that tries has not come to an end: it may belong to
+an idle client, or be refused by another milter before it has anything to say about this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
