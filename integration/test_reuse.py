@@ -4,6 +4,7 @@ The editor puts a digest of all that it was told of a message into it: if anythi
 left, the digest would not be that of a milterchain which opens a connection for each session.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +60,11 @@ def _session(proxy: Proxy, recipient: bytes, number: int) -> None:
 def _connections(each: Filter) -> int:
     """How many MTAs are connected to a filter: its sockets but the one on which it listens."""
     assert each.service is not None
-    links = [path.readlink() for path in Path(f"/proc/{each.service.pid}/fd").iterdir()]
-    return sum(str(link).startswith("socket:") for link in links) - 1
+    count = 0
+    for path in Path(f"/proc/{each.service.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            count += str(path.readlink()).startswith("socket:")
+    return count - 1
 
 
 def test_sessions_of_all_kinds_one_after_the_other(setting: Setting, sink: Sink) -> None:
