@@ -121,7 +121,7 @@ class ChainSession:
     def __init__(
         self, chain: Chain, client: ClientInfo, members: Sequence[Member], observer: Observer | None
     ) -> None:
-        self.macros = client_values(client, chain.hostname)
+        self.macros: dict[bytes, bytes] = {}
         self.standing = CONTINUE
         self.discarded: str | None = None
         self._chain = chain
@@ -129,7 +129,6 @@ class ChainSession:
         self._observer = observer
         self._members = members
         self._roll = Attendance(members)
-        self._connect = connect_event(client)
         self._helo: Helo | None = None
         self._mail: Mail | None = None
         self._recipients: list[tuple[int, Path]] = []
@@ -147,6 +146,7 @@ class ChainSession:
 
     async def connect(self) -> Verdict:
         """Connect to all milters and introduce the client."""
+        self.macros = client_values(self._client, self._chain.hostname) | self.macros
         return self._stands(await greet(self._roll.early, self._greetings(), _latest()))
 
     async def helo(self, name: bytes, esmtp: bool) -> Verdict:  # noqa: FBT001 - reads like the command
@@ -164,8 +164,6 @@ class ChainSession:
     def identify(self, client: ClientInfo) -> None:
         """More is known of the client now: its names. Before `connect`."""
         self._client = client
-        self._connect = connect_event(client)
-        self.macros |= client_values(client, self._chain.hostname)
 
     def tls(self, info: TLSInfo) -> None:
         """The client has begun TLS. It says EHLO again after that; milters hear of TLS then."""
@@ -258,8 +256,8 @@ class ChainSession:
             return CONTINUE
         briefing = Briefing(Data(), self.macros)
         answers: list[tuple[Member, Step]] = []
-        for member in self._taking_part():
-            told = member.retell(self._story(member)), self._tell(member, briefing)
+        for member, retold in self._retell():
+            told = retold, self._tell(member, briefing)
             answers += [(member, step) for step in told if not member.plan.observed]
         return self._decided(await decide(answers))
 
@@ -313,7 +311,7 @@ class ChainSession:
 
     def _greetings(self) -> list[Briefing]:
         """What a milter is told of the client when its connection is there."""
-        greetings = [Briefing(self._connect, self.macros)]
+        greetings = [Briefing(connect_event(self._client), self.macros)]
         if self._helo is not None:
             greetings.append(Briefing(self._helo, self.macros))
         return greetings
@@ -385,19 +383,24 @@ class ChainSession:
     def _taking_part(self) -> list[Member]:
         return self._roll.taking_part([path for _, path in self._recipients])
 
-    def _story(self, member: Member) -> Story:
-        """The envelope, as far as it concerns a member."""
-        mail = self._in_transaction("DATA")
-        meant = member.plan.conditions.recipient
-        recipients = tuple(each for each in self._recipients if meant(each[1]))
-        return Story(mail, recipients, dict(self.macros))
+    def _retell(self) -> list[tuple[Member, Step]]:
+        """Tell each member the envelope again that knows another one, as far as it concerns that member."""
+        mail, values = self._in_transaction("DATA"), dict(self.macros)
+        whole = Story(mail, tuple(self._recipients), values)
+        told = []
+        for member in self._taking_part():
+            conditions, story = member.plan.conditions, whole
+            if conditions.recipients is not None:
+                its = tuple(each for each in self._recipients if conditions.recipient(each[1]))
+                story = Story(mail, its, values)
+            told.append((member, member.retell(story)))
+        return told
 
     async def _settle(self, deadline: float) -> Verdict:
         """Bring in line those that know an envelope that is not true any more."""
         if self.discarded is not None:
             return Verdict(kind=Kind.DISCARD, milter=self.discarded)
-        answers = [(member, member.retell(self._story(member))) for member in self._taking_part()]
-        return await decide([answer for answer in answers if not answer[0].plan.observed], deadline)
+        return await decide([answer for answer in self._retell() if not answer[0].plan.observed], deadline)
 
 
 def _latest() -> float:
