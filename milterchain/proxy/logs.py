@@ -11,13 +11,17 @@ Keys: `session` names a connection, `queue_id` a message, `milter` who said it; 
 its port. Bytes are shown by `text`.
 Whatever is logged, no value can begin a line, move a cursor or fill a disk: what is not printable is escaped,
 and what is too long is cut.
+
+A line that cannot be written, as its reader is gone or the disk is full, is lost, and nothing else: whoever
+logs may hold a message that the next hop has taken, and the client has to hear of that.
 """
 
 import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final, Literal, TextIO
+from contextlib import suppress
+from typing import Final, Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
@@ -71,6 +75,22 @@ def get_logger() -> Logger:
     return logger
 
 
+class _Lossy:
+    """A stream that takes whatever it is given."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, line: str) -> int:
+        with suppress(OSError):
+            self._stream.write(line)
+        return len(line)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
 def configure(
     style: Literal["auto", "console", "json"] = "auto", level: str = "info", stream: TextIO | None = None
 ) -> None:
@@ -95,13 +115,14 @@ def configure(
         structlog.processors.format_exc_info,
         _sanitise,
     ]
+    lossy = _Lossy(stream)
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(least),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", lossy)),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(lossy)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

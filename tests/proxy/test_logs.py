@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import logging
@@ -124,3 +125,30 @@ def test_a_traceback_keeps_its_lines() -> None:
         get_logger().exception("failed")
     exception = json.loads(stream.getvalue())["exception"]
     assert exception.splitlines()[-1] == "ValueError: \\x1b[31m"
+
+
+class Broken(io.StringIO):
+    """Nobody reads it any more, or the disk is full."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error: OSError | None = error
+
+    def write(self, text: str, /) -> int:
+        if self.error is not None:
+            raise self.error
+        return super().write(text)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(errno.ENOSPC, "full")])
+def test_mail_does_not_depend_on_the_log(error: OSError, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever logs has answered the client next, or has a message that the next hop took."""
+    stream = Broken(error)
+    configure("json", "info", stream)
+    get_logger().info("message")
+    logging.getLogger("asyncio").error("failed")
+    assert stream.getvalue() == ""
+    stream.error = None
+    get_logger().info("there again")
+    assert json.loads(stream.getvalue())["event"] == "there again"
+    assert capsys.readouterr() == ("", "")
