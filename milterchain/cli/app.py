@@ -3,6 +3,7 @@
 Exit codes: 0 fine; 1 a check or trace found a problem; 2 a mistake in usage or configuration, one line each.
 """
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from milterchain import __version__
+from milterchain.cli.output import open_streams, silence
 from milterchain.cli.passwords import hash_password
 from milterchain.cli.quarantine import quarantine_app
 from milterchain.cli.tools import log_milter, milter_check
@@ -20,6 +22,7 @@ __all__ = ["EXIT_CONFIGURATION", "EXIT_PROBLEM", "app", "main"]
 
 EXIT_PROBLEM: Final = 1
 EXIT_CONFIGURATION: Final = 2
+_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 app = typer.Typer(
     name="milterchain",
@@ -179,9 +182,22 @@ app.command("hash-password")(hash_password)
 
 def main() -> None:
     """The entry point of the script."""
+    open_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except ConfigurationError as error:
         for mistake in error.mistakes:
             print(mistake, file=sys.stderr)  # noqa: T201
         sys.exit(EXIT_CONFIGURATION)
+    except BrokenPipeError:
+        silence()
+        sys.exit(EXIT_PROBLEM)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        silence()
+        print(f"cannot write: {error.strerror}", file=sys.stderr)  # noqa: T201
+        sys.exit(EXIT_PROBLEM)

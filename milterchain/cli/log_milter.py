@@ -7,7 +7,6 @@ nothing is asked for but what the command line says, so that MTAs tell all that 
 import asyncio
 import itertools
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from datetime import datetime
 from typing import Any, Final, TextIO
 
 from milterchain.cli.options_in_words import in_words
+from milterchain.cli.output import silence
 from milterchain.errors import ConfigurationError, MilterConnectError
 from milterchain.milter.filter import Milter
 from milterchain.milter.flags import Family, Protocol, Stage
@@ -268,7 +268,7 @@ def log_milter(
     if failure is None:
         return 0
     # What Python still has to write would fail again when it ends, and be told then.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    silence()
     if not isinstance(failure, BrokenPipeError):  # as of `| head`
         print(f"cannot write: {failure.strerror}", file=sys.stderr)  # noqa: T201
     return 1

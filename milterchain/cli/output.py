@@ -1,10 +1,12 @@
 """How commands write: tables and colours on a terminal, plain lines when piped or with `NO_COLOR`.
 
 What is written for a pipe is never wrapped and has no box characters, so that it can be cut, searched and
-compared.
+compared. A pipe that nobody reads any more, as of `| head`, ends a command that only shows something, without
+a word; one that does something goes on.
 """
 
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final, TextIO, TypeAlias
@@ -15,7 +17,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Cell", "console", "print_rows", "print_table", "safe", "table"]
+__all__ = ["Cell", "console", "open_streams", "print_rows", "print_table", "safe", "say", "silence", "table"]
 
 Cell: TypeAlias = str | Text
 
@@ -81,3 +83,29 @@ def safe(text: str) -> str:
         character if character.isprintable() or character == "\t" else repr(character)[1:-1]
         for character in text
     )
+
+
+def say(line: str) -> None:
+    """Print a line about what was done. That nobody reads it any more is no reason to stop."""
+    try:
+        print(safe(line), flush=True)  # noqa: T201
+    except BrokenPipeError:
+        silence()
+
+
+def silence() -> None:
+    """Write standard output to nowhere from now on, also what Python still has of it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def open_streams() -> None:
+    """Open those standard streams to nowhere that are closed, lest what is opened next takes their places."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115

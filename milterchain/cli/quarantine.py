@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from milterchain.cli.output import console, print_rows, safe
+from milterchain.cli.output import console, print_rows, safe, say
 from milterchain.config import Config, load, parse
 from milterchain.errors import QuarantineError
 from milterchain.proxy.logs import text
@@ -71,6 +71,8 @@ def _each(ids: Sequence[str], work: Callable[[str], None]) -> None:
     for name in ids:
         try:
             work(name)
+        except BrokenPipeError:
+            raise
         except (QuarantineError, OSError) as error:
             _complain(error if isinstance(error, QuarantineError) else QuarantineError(f"{name}: {error}"))
             failed = True
@@ -209,7 +211,7 @@ def release(
             done = await release_one(store, name, hops, again=again, one_by_one=one_by_one)
         finally:
             await hops.close()
-        print(safe(f"{name} released to {done.hop}: {done.reply}"))  # noqa: T201
+        say(f"{name} released to {done.hop}: {done.reply}")
         for recipient, reply in done.refused:
             partial.append(name)
             _complain(QuarantineError(f"{name}: still held for {recipient}: {reply}"))
@@ -227,6 +229,6 @@ def delete(ids: IDs = None, config: ConfigFile = None, *, everything: All = Fals
     def delete_one(name: str) -> None:
         with store.claim(name) as claim:
             claim.remove()
-        print(safe(f"{name} deleted"))  # noqa: T201
+        say(f"{name} deleted")
 
     _each(_chosen(store, ids, everything=everything), delete_one)
