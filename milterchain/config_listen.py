@@ -63,7 +63,7 @@ class ListenConfig(Table):
     """`[[listen]]`: one address that takes mail in.
 
     Attributes:
-        name: what milters get as `{daemon_name}`.
+        name: in conditions of milters.
         proxy_protocol_from: load balancers, which begin each connection with a PROXY header.
         xclient_from: proxies that may tell of their clients by XCLIENT and XFORWARD.
     """
@@ -74,6 +74,14 @@ class ListenConfig(Table):
     proxy_protocol_from: Networks = ()
     xclient_from: Networks = ()
     auth: AuthConfig | None = None
+
+    @property
+    def daemon_name(self) -> str:
+        """What milters get as `{daemon_name}`: the name, if one was given; empty is the host name.
+
+        Postfix sends its host name there by default, and rspamd takes it for that in its results.
+        """
+        return self.name if "name" in self.model_fields_set else ""
 
     @model_validator(mode="after")
     def _can_be_logged_in_to(self) -> Self:

@@ -87,7 +87,8 @@ class ClientInfo:
             a reason to defer, and OK for a verified name.
         local_address: the address that the client connected to; empty when unknown.
         local_port: likewise, 0 when unknown.
-        daemon_name: the listener's name; empty is the host name.
+        listener: the name of the listener that it came to.
+        daemon_name: what milters are told of that; empty is the host name, as in Postfix.
         connections: how many connections this client has, None if nobody counts.
         tls: None without TLS.
         auth: None while the client has not authenticated.
@@ -101,6 +102,7 @@ class ClientInfo:
     resolve: bytes = b"FAIL"
     local_address: str = ""
     local_port: int = 0
+    listener: bytes = b""
     daemon_name: bytes = b""
     connections: int | None = None
     tls: TLSInfo | None = None

@@ -58,7 +58,7 @@ class Conditions:
 
     def client(self, client: ClientInfo) -> bool:
         """Whether the milter is meant for messages of this client."""
-        if self.listeners and client.daemon_name not in self.listeners:
+        if self.listeners and client.listener not in self.listeners:
             return False
         if not self.clients and not self.not_clients:
             return True

@@ -344,7 +344,9 @@ class _Dialogue:
 def _client(config: Config, request: TraceRequest) -> ClientInfo:
     """The client, as if it had connected to the first listener."""
     listener = config.listen[0]
-    client = replace(request.client, daemon_name=listener.name.encode("utf-8"))
+    client = replace(
+        request.client, listener=listener.name.encode(), daemon_name=listener.daemon_name.encode()
+    )
     address = listener.address
     if address.path is not None or ip_address(address.host).is_unspecified:
         return client  # there is no telling which of our addresses it would have used

@@ -58,7 +58,8 @@ def client_info(info: SessionInfo) -> ClientInfo:
         family=Family(ord(info.family)),
         local_address=info.local_address,
         local_port=info.local_port,
-        daemon_name=info.listener.encode("utf-8"),
+        listener=info.listener.encode("utf-8"),
+        daemon_name=info.daemon_name.encode("utf-8"),
         connections=info.connections,
     )
     if info.names is not None:

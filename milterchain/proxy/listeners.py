@@ -37,6 +37,7 @@ def _listener(config: ListenConfig, where: str) -> Listener:
     address = config.address
     return Listener(
         name=config.name,
+        daemon_name=config.daemon_name,
         host=None if address.path is not None else address.host,
         port=address.port,
         path=None if address.path is None else str(address.path),

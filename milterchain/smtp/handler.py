@@ -81,6 +81,7 @@ class SessionInfo:
         esmtp: whether it gave it with EHLO.
         login: whom the client has proved to be to that one; None if to nobody.
         ident: what that one calls the message.
+        daemon_name: what milters are told of the listener; empty if they get the host name.
     """
 
     listener: str
@@ -97,6 +98,7 @@ class SessionInfo:
     esmtp: bool = False
     login: bytes | None = None
     ident: bytes = b""
+    daemon_name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

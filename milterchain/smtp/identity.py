@@ -115,6 +115,7 @@ def apply_xforward(session: SessionInfo, before: SessionInfo | None, argument: b
         local_address=session.local_address,
         local_port=session.local_port,
         peer=session.address,
+        daemon_name=session.daemon_name,
     )
     if b"ADDR" in values:
         family, address = _address(values[b"ADDR"])

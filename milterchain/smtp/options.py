@@ -67,6 +67,7 @@ class Listener:
 
     Attributes:
         name: what handlers are told.
+        daemon_name: what milters are told; empty is the host name.
         host: IP address or host name; all its addresses are used. None with `path`.
         port: 0 lets the system choose.
         path: of the Unix socket; None with `host`.
@@ -78,6 +79,7 @@ class Listener:
     """
 
     name: str = "smtp"
+    daemon_name: str = ""
     host: str | None = None
     port: int = 0
     path: str | None = None

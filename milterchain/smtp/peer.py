@@ -23,10 +23,17 @@ def session_info(transport: asyncio.BaseTransport, listener: Listener) -> Sessio
             address=listener.path,
             local_address=listener.path,
             auth=listener.auth,
+            daemon_name=listener.daemon_name,
         )
     peer, local = get("peername"), get("sockname")
     if not peer or not local:
-        return SessionInfo(listener=listener.name, family="U", address="", auth=listener.auth)
+        return SessionInfo(
+            listener=listener.name,
+            family="U",
+            address="",
+            auth=listener.auth,
+            daemon_name=listener.daemon_name,
+        )
     address, local_address = _plain(peer[0]), _plain(local[0])
     return SessionInfo(
         listener=listener.name,
@@ -36,6 +43,7 @@ def session_info(transport: asyncio.BaseTransport, listener: Listener) -> Sessio
         local_address=local_address,
         local_port=local[1],
         auth=listener.auth,
+        daemon_name=listener.daemon_name,
     )
 
 

@@ -22,7 +22,7 @@ def networks(*texts):
 
 
 def client(address, family=Family.INET, listener=b"smtp"):
-    return ClientInfo(address=address, family=family, daemon_name=listener)
+    return ClientInfo(address=address, family=family, listener=listener)
 
 
 @pytest.mark.parametrize(

@@ -377,3 +377,16 @@ async def test_the_client_comes_by_the_first_listener(
     told = milter.connections[0].macros(Command.CONNECT)
     assert told[b"{daemon_name}"] == b"mx"
     assert {name: told[name] for name in (b"{daemon_addr}", b"{daemon_port}") if name in told} == known
+
+
+async def test_a_listener_without_a_name(command: Any, eml: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    async with ScriptedMilter() as milter, ScriptedMilter() as other:
+        config.write_text(
+            'hostname = "mx.test"\n'
+            f'[[milter]]\naddress = "{milter.endpoint}"\nlisteners = ["smtp"]\n'
+            f'[[milter]]\naddress = "{other.endpoint}"'
+        )
+        await command("trace", eml, "-c", config)
+    for each in (milter, other):
+        assert each.connections[0].macros(Command.CONNECT)[b"{daemon_name}"] == b"mx.test"

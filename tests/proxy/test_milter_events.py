@@ -53,6 +53,11 @@ async def test_an_ipv6_client(world: Any) -> None:
     assert macros[b"j"] == b"mx.test"
 
 
+async def test_milters_get_the_host_name_for_a_listener_without_one(world: Any) -> None:
+    await greeted(world)
+    assert heard(world).macros(Command.CONNECT)[b"{daemon_name}"] == b"mx.test"
+
+
 async def test_commands_and_arguments_as_typed(world: Any) -> None:
     client = await greeted(world)
     await client.say("MAIL FROM:<A.b@Example.ORG> BODY=8bitmime SIZE=30 ret=hdrs ENVID=x+20y")
