@@ -8,13 +8,14 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-__all__ = ["MAX_REPLY_LINE", "MAX_REPLY_LINES", "Reply", "parse_reply"]
+__all__ = ["MAX_REPLY_LINE", "MAX_REPLY_LINES", "REPLY_LINE", "Reply", "parse_reply"]
 
 MAX_REPLY_LINE = 4096
 """Octets that are read of one line. RFC 5321 4.5.3.1.5 says 512; real servers exceed it."""
 MAX_REPLY_LINES = 128
 
-_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
+REPLY_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
+"""One line without its end: a code, and a blank or a dash with text behind it, or nothing."""
 _UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _ENHANCED = re.compile(rb"([245]\.\d{1,3}\.\d{1,3})(?= |$)")
 
@@ -96,7 +97,7 @@ def parse_reply(data: bytes) -> Reply:
     codes = set()
     texts = []
     for number, line in enumerate(lines, 1):
-        match = _LINE.fullmatch(line.removesuffix(b"\r"))
+        match = REPLY_LINE.fullmatch(line.removesuffix(b"\r"))
         if match is None or (match[2] == b"-") != (number < len(lines)):
             raise ValueError(f"no line {number} of {len(lines)} of a reply: {line[:80]!r}")
         codes.add(int(match[1]))

@@ -13,11 +13,10 @@ length of a line and the number of lines are limited.
 import re
 
 from milterchain.errors import NextHopProtocolError
-from milterchain.mail.replies import MAX_REPLY_LINE, MAX_REPLY_LINES, Reply
+from milterchain.mail.replies import MAX_REPLY_LINE, MAX_REPLY_LINES, REPLY_LINE, Reply
 
 __all__ = ["ReplyReader", "parse_features"]
 
-_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
 _KEYWORD = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]*)(?:[ =](.*))?", re.DOTALL)
 
 _SHOWN = 60
@@ -65,7 +64,7 @@ class ReplyReader:
         while (end := self._buffer.find(b"\n", 0, self._max_line + 1)) >= 0:
             line = self._buffer[:end].removesuffix(b"\r")
             self._buffer = self._buffer[end + 1 :]
-            match = _LINE.fullmatch(line)
+            match = REPLY_LINE.fullmatch(line)
             if match is None:
                 raise NextHopProtocolError(f"no SMTP reply: {_quote(line)}")
             code, separator, text = match.groups()
