@@ -290,12 +290,8 @@ class MilterSession(MilterLink):
             self._limit(self._options.content_timeout, deadline)
             exchange = Exchange(self, self._connection, self.negotiated, outcome, pipelined=pipelined)
             result = await exchange.run(content, macros)
-        except MilterError as error:
-            self.quarantine = outcome.quarantine
-            self._fail(error)
-            raise self._end() from error
-        except BaseException:
-            self._fail(MilterClosedError("given up in the middle of a message"))
+        except BaseException as error:
+            self._break(outcome, error)
             raise
         finally:
             self._outcome = None
@@ -356,6 +352,15 @@ class MilterSession(MilterLink):
         self._progress = self._loop.create_future()
         await self._progress
         self.check()
+
+    def _break(self, outcome: Outcome, error: BaseException) -> None:
+        """End the session by what ended an exchange of content; raises what the milter's fault has become."""
+        if not isinstance(error, MilterError):
+            self._fail(MilterClosedError("given up in the middle of a message"))
+            return
+        self.quarantine = outcome.quarantine
+        self._fail(error)
+        raise self._end() from error
 
     # Taking turns
 

@@ -6,7 +6,7 @@ have the whole at hand, or wants to see the answer to each header, uses this.
 
 from collections.abc import Sequence
 
-from milterchain.errors import LocalProtocolError, MilterClosedError, MilterError
+from milterchain.errors import LocalProtocolError, MilterError
 from milterchain.milter.client import MilterSession
 from milterchain.milter.content import Outcome, encode_macros
 from milterchain.milter.flags import Command
@@ -75,12 +75,8 @@ class SteppedSession(MilterSession):
             self.write(data)
             while not outcome.over() and (self.paused or self._connection.outstanding):
                 await self.progress()
-        except MilterError as error:
-            self.quarantine = outcome.quarantine
-            self._fail(error)
-            raise self._end() from error
-        except BaseException:
-            self._fail(MilterClosedError("given up in the middle of a message"))
+        except BaseException as error:
+            self._break(outcome, error)
             raise
         finally:
             self._outcome = None
