@@ -17,8 +17,8 @@ not tried again either: the client's own patience is used up by then.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol, TypeVar
 
 from milterchain.errors import (
     NextHopClosedError,
@@ -43,6 +43,7 @@ __all__ = ["Hops", "NextHopSession", "NextHopTransaction"]
 REPLACEMENTS = 2
 """Lanes that one transaction may lose: a kept connection that had died, and a hop that dies."""
 
+_T = TypeVar("_T")
 _LOGGED_IN: Final = Reply.of(235, "2.7.0 Authentication successful")
 
 
@@ -223,48 +224,17 @@ class _Transaction:
 
     async def rcpt(self, path: Path, *, foreign: bool = False) -> Reply:
         self._foreign |= foreign
-        while True:
-            lane = await self._have_lane()
-            try:
-                refusal = await self._introduce(lane)
-                if refusal is not None:
-                    self._part(lane)
-                    return refusal
-                if lane.single and self._accepted:
-                    return ONE_AT_A_TIME
-                reply = await self._ask(lane, path)
-            except (NextHopClosedError, NextHopProtocolError) as error:
-                self._replace(lane, error)
-                continue
-            except BaseException:
-                self._drop(lane)
-                raise
-            if accepts(reply):
-                self._accepted.append(path)
-            return reply
+        reply = await self._on_a_lane(lambda lane: self._rcpt(lane, path))
+        if accepts(reply):
+            self._accepted.append(path)
+        return reply
 
     async def send(self, envelope: Envelope, message: Message) -> Delivery:
         if not envelope.recipients:
             raise ValueError("nobody to send to")
-        while True:
-            lane = await self._have_lane()
-            try:
-                refusal = await self._introduce(lane)
-                if refusal is not None:
-                    self._part(lane)
-                    return Delivery(reply=as_temporary(refusal) if self._accepted else refusal, hop=lane.hop)
-                delivery = await self._deliver(lane, envelope, message)
-            except (NextHopClosedError, NextHopProtocolError) as error:
-                if lane.final:
-                    self._drop(lane)
-                    raise
-                self._replace(lane, error)
-                continue
-            except BaseException:
-                self._drop(lane)
-                raise
-            await self.abort()
-            return delivery
+        delivery = await self._on_a_lane(lambda lane: self._send(lane, envelope, message))
+        await self.abort()
+        return delivery
 
     async def abort(self) -> None:
         lane, self._lane = self._lane, None
@@ -280,12 +250,30 @@ class _Transaction:
             self.hop = self._lane.hop
         return self._lane
 
+    async def _on_a_lane(self, work: Callable[[Lane], Awaitable[_T]]) -> _T:
+        """Do something with a hop; with another one if the connection breaks, unless it may have the mail."""
+        while True:
+            lane = await self._have_lane()
+            try:
+                return await work(lane)
+            except (NextHopClosedError, NextHopProtocolError) as error:
+                if lane.final:
+                    self._drop(lane)
+                    raise
+                self._replace(lane, error)
+            except BaseException:
+                self._drop(lane)
+                raise
+
     async def _introduce(self, lane: Lane) -> Reply | None:
+        """Say whom it is for; after a refusal, which is returned, the lane is gone."""
         refusal = await lane.introduce(self._party)
         if refusal is None and self._foreign and not _decides(lane):
             raise NextHopConnectError(f"{lane.hop} cannot decide for whom this client may relay")
         if lane.single and len(self._accepted) > 1:  # on a hop that took them all, and is gone
             raise NextHopConnectError(f"{lane.hop} takes one recipient at a time")
+        if refusal is not None:
+            self._part(lane)
         return refusal
 
     def _drop(self, lane: Lane) -> None:
@@ -305,7 +293,12 @@ class _Transaction:
             raise error
         self._replacements += 1
 
-    async def _ask(self, lane: Lane, path: Path) -> Reply:
+    async def _rcpt(self, lane: Lane, path: Path) -> Reply:
+        refusal = await self._introduce(lane)
+        if refusal is not None:
+            return refusal
+        if lane.single and self._accepted:
+            return ONE_AT_A_TIME
         if lane.told:
             return await lane.add(path)
         mail, replies = await lane.begin(self._sender, [*self._accepted, path])
@@ -313,7 +306,10 @@ class _Transaction:
             raise NextHopError(f"{lane.hop} does not accept again what was accepted before")
         return replies[-1] if accepts(mail) else mail
 
-    async def _deliver(self, lane: Lane, envelope: Envelope, message: Message) -> Delivery:
+    async def _send(self, lane: Lane, envelope: Envelope, message: Message) -> Delivery:
+        refusal = await self._introduce(lane)
+        if refusal is not None:
+            return Delivery(reply=as_temporary(refusal) if self._accepted else refusal, hop=lane.hop)
         refused: tuple[tuple[Path, Reply], ...] = ()
         if not (lane.told and self._is_told(envelope)):
             recipients = envelope.recipients
