@@ -31,7 +31,6 @@ from milterchain.proxy.app import build_chain
 from milterchain.proxy.holding import held_reply
 from milterchain.proxy.logs import text
 from milterchain.proxy.queue_id import QueueIds
-from milterchain.proxy.received import Trace, received_header
 from milterchain.proxy.transaction import BAD_ADDRESS, OK
 from milterchain.smtp.answers import NO_RECIPIENTS
 
@@ -303,7 +302,7 @@ class _Dialogue:
 
     async def _content(self, envelope: Envelope) -> _End:
         self._recorder.enter("message")
-        message = _traced(self._config, self._request, self._queue_id, envelope)
+        message = self._request.message  # no milter sees the Received header that a real run would add
         outcome = await self._session.content(message, envelope)
         if outcome.message.body is not message.body:
             outcome.message.close()
@@ -351,26 +350,6 @@ def _client(config: Config, request: TraceRequest) -> ClientInfo:
     if address.path is not None or ip_address(address.host).is_unspecified:
         return client  # there is no telling which of our addresses it would have used
     return replace(client, local_address=address.host, local_port=address.port)
-
-
-def _traced(config: Config, request: TraceRequest, queue_id: bytes, envelope: Envelope) -> Message:
-    """The message with the Received header that a real run would add."""
-    if not config.relay.received:
-        return request.message.with_own_received(None)
-    recipients = envelope.recipients
-    return request.message.with_own_received(
-        received_header(
-            Trace(
-                helo=request.helo,
-                client_name=request.client.name,
-                client_address=request.client.address,
-                hostname=config.hostname.encode("ascii"),
-                protocol=b"ESMTP",
-                queue_id=queue_id,
-                recipient=recipients[0].bare if len(recipients) == 1 else None,
-            )
-        )
-    )
 
 
 def trace(config: Config, request: TraceRequest, *, json: bool = False) -> bool:
