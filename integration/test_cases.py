@@ -6,10 +6,17 @@ import pytest
 
 from integration.case_events import EVENT_ANSWERS
 from integration.case_filters import CASE_FILTERS, CHANGES, REPORTS, SIMPLE
+from integration.case_mtas import MILTERCHAIN, POSTFIX, SENDMAIL
 from milterchain.mailfilter import DecideAt, OnError, TooLarge
-from milterchain.testing.cases import Case, Decision, load
+from milterchain.testing.cases import Case, Decision, load, why_not
 
-CASES = [case for path in sorted(Path(__file__).with_name("cases").glob("*.case")) for case in load(path)]
+MTAS = (POSTFIX, SENDMAIL, MILTERCHAIN)
+NAMES = frozenset().union(*(mta.names for mta in MTAS))
+CASES = [
+    case
+    for path in sorted(Path(__file__).with_name("cases").glob("*.case"))
+    for case in load(path, mtas=NAMES)
+]
 BOTH = [
     case
     for case in CASES
@@ -21,6 +28,11 @@ BOTH = [
 def test_there_are_enough() -> None:
     assert len(BOTH) >= 60
     assert len({case.name for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_each_is_played_with_some_mta(case: Case) -> None:
+    assert not all(why_not(case, mta) for mta in MTAS)
 
 
 def options(name: str) -> set[tuple[str, str]]:

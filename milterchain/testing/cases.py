@@ -75,7 +75,8 @@ arrives
 MTAs differ. Behind the sign or word of each of these lines (and `received`) names of MTAs may follow in
 brackets: `=[sendmail] tempfail`, `<[-postfix] 550`, `|[postfix milterchain] X-A: 1`. The line is then for
 these only, and where several lines of which one is needed fit, the last one counts. An MTA that says that it
-is like another one (`Mta.like`) is meant by that name too.
+is like another one (`Mta.like`) is meant by that name too. `load` and the plugin can be told which MTAs there
+are; other names are mistakes then.
 
 `\\`, `\*`, `\t`, `\r`, `\n`, `\s` (a blank at the end of a line) and `\xHH` stand for one byte each;
 control characters and blanks at the end of a line are mistakes.

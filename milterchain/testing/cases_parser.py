@@ -1,7 +1,7 @@
 """Reads scenario files; strict, and every mistake is told with file and line."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -58,8 +58,12 @@ class CaseSyntaxError(ValueError):
         self.reason = reason
 
 
-def load(path: str | Path) -> tuple[Case, ...]:
+def load(path: str | Path, *, mtas: Collection[str] | None = None) -> tuple[Case, ...]:
     """Read a scenario file.
+
+    Args:
+        path: of the file.
+        mtas: see `parse`.
 
     Raises:
         CaseSyntaxError: it has a mistake.
@@ -72,20 +76,21 @@ def load(path: str | Path) -> tuple[Case, ...]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise CaseSyntaxError(path, line, "this is not UTF-8") from None
-    return parse(text, path)
+    return parse(text, path, mtas=mtas)
 
 
-def parse(text: str, path: str | Path = "<text>") -> tuple[Case, ...]:
+def parse(text: str, path: str | Path = "<text>", *, mtas: Collection[str] | None = None) -> tuple[Case, ...]:
     """Read the text of a scenario file.
 
     Args:
         text: lines that end in LF.
         path: what error texts call it.
+        mtas: all names of MTAs that lines may be meant for; None allows every name.
 
     Raises:
         CaseSyntaxError: it has a mistake.
     """
-    reader = _Reader(Path(path))
+    reader = _Reader(Path(path), mtas)
     number = 0
     for number, line_text in enumerate(text.split("\n"), 1):
         try:
@@ -112,8 +117,9 @@ class _Draft:
 
 
 class _Reader:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mtas: Collection[str] | None) -> None:
         self.path = path
+        self._mtas = mtas
         self._cases: list[Case] = []
         self._draft: _Draft | None = None
         self._previous = ""
@@ -149,6 +155,7 @@ class _Reader:
             raise LineError("a scenario begins with: case NAME")
         if line.selector != EVERYWHERE and line.keyword not in _SELECTABLE:
             raise LineError(f"{line.keyword!r} takes no names of MTAs")
+        self._check(line.selector)
         self._take[line.keyword](line)
         self._previous = line.keyword
 
@@ -194,6 +201,15 @@ class _Reader:
         if draft.mtas is not None:
             raise LineError("'on' is there twice")
         draft.mtas = selector(line.rest)
+        self._check(draft.mtas)
+
+    def _check(self, meant: Selector) -> None:
+        # A line for an MTA that does not exist would never be looked at.
+        if self._mtas is None:
+            return
+        for name in sorted(meant.wanted | meant.unwanted):
+            if name not in self._mtas:
+                raise LineError(f"no MTA is called {name!r}; there are: {', '.join(sorted(self._mtas))}")
 
     def _needs(self, line: Line) -> None:
         draft = self._head("needs")

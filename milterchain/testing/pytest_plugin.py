@@ -33,8 +33,8 @@ outboxes for Postfix and Sendmail.
 The fixture for MTA `NAME` is called `case_mta_NAME`, and makes a `milterchain.testing.cases.Mta`; without
 `pytest_case_mtas` there is one MTA called `mta`, and with an empty list no test at all. `case_filters` may be
 left out if the filter under test runs already. Scenarios that are not meant for an MTA are skipped; if
-`pytest_case_mtas` returns `MtaTraits` and no names, they are no tests. The language is described in
-`milterchain.testing.cases`.
+`pytest_case_mtas` returns `MtaTraits` and no names, they are no tests, and a line for any other MTA is a
+mistake. The language is described in `milterchain.testing.cases`.
 """
 
 import asyncio
@@ -91,18 +91,26 @@ class CaseFile(pytest.Module):
         Raises:
             CollectError: the file has a mistake.
         """
-        try:
-            cases = load(self.path)
-        except (CaseSyntaxError, OSError) as error:
-            raise self.CollectError(str(error)) from None
         named: Sequence[str | MtaTraits] | None = self.ihook.pytest_case_mtas()
         mtas = ["mta"] if named is None else named
+        try:
+            cases = load(self.path, mtas=_known(mtas))
+        except (CaseSyntaxError, OSError) as error:
+            raise self.CollectError(str(error)) from None
         for case in cases:
             for mta in mtas:
                 if isinstance(mta, MtaTraits) and why_not(case, mta):
                     continue
                 name = mta if isinstance(mta, str) else mta.name
                 yield _CaseFunction.from_parent(self, name=f"{case.name}[{name}]", callobj=_test(case, name))
+
+
+def _known(mtas: Sequence[str | MtaTraits]) -> frozenset[str] | None:
+    """All names that scenarios can mean, if the MTAs say so."""
+    traits = [mta for mta in mtas if isinstance(mta, MtaTraits)]
+    if not traits or len(traits) < len(mtas):
+        return None
+    return frozenset().union(*(mta.names for mta in traits))
 
 
 class _CaseFunction(pytest.Function):

@@ -224,6 +224,24 @@ def test_mistakes(text: str, line: int, reason: str) -> None:
     assert str(caught.value).startswith(f"bad.case:{line}: ")
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("case one\non sendmial\nconnect", 2),
+        ("case one\non -sendmial\nconnect", 2),
+        ("case one\nconnect\n<[postfix sendmial] 250", 3),
+        ("case one\nconnect\n> DATA\n| x\narrives\n|[-sendmial] x", 6),
+    ],
+)
+def test_an_mta_that_nobody_knows_is_a_mistake(text: str, line: int) -> None:
+    reason = r"no MTA is called 'sendmial'; there are: postfix, sendmail$"
+    with pytest.raises(CaseSyntaxError, match=reason) as caught:
+        parse(text, mtas=["sendmail", "postfix"])
+    assert caught.value.line == line
+    parse(text.replace("sendmial", "sendmail"), mtas=["sendmail", "postfix"])
+    parse(text)
+
+
 def test_the_size_of_each_message_counts_alone() -> None:
     full = f"|*{MAX_CONTENT // 64} {62 * 'x'}"
     parse(f"case one\nconnect\n> DATA\n{full}\n> DATA\n{full}\narrives\n{full}")
@@ -236,6 +254,9 @@ def test_load(tmp_path: Path) -> None:
     path.write_text("case Größe\nconnect\n> NOOP\n", encoding="utf-8")
     (case,) = load(path)
     assert (case.name, case.path, case.line) == ("Größe", path, 1)
+    path.write_text("case one\non postfx\nconnect\n", encoding="utf-8")
+    with pytest.raises(CaseSyntaxError, match=r"a\.case:2: no MTA is called 'postfx'"):
+        load(path, mtas=["postfix"])
 
 
 def test_load_what_is_no_utf8(tmp_path: Path) -> None:

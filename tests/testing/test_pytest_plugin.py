@@ -98,6 +98,23 @@ def test_what_an_mta_cannot_do_is_no_test(pytester: pytest.Pytester) -> None:
     assert [line for line in result.outlines if "::" in line] == ["some.case::fine[one]"]
 
 
+@pytest.mark.parametrize(("name", "errors"), [("one", 0), ("two", 0), ("family", 0), ("oen", 1)])
+def test_where_all_mtas_are_known_a_misspelt_one_is_a_mistake(
+    pytester: pytest.Pytester, name: str, errors: int
+) -> None:
+    hook = (
+        "from milterchain.testing.cases import MtaTraits\n"
+        "def pytest_case_mtas():\n"
+        "    return [MtaTraits(name='one'), MtaTraits(name='two', like=frozenset(['family']))]\n"
+    )
+    pytester.makeconftest(CONFTEST.format(name="one") + hook)
+    pytester.makefile(".case", some=f"case fine\nconnect\n<[{name}] 220\n")
+    result = pytester.runpytest_inprocess("-p", "no:asyncio", "--collect-only", "-q")
+    assert result.parseoutcomes().get("errors", 0) == errors
+    if errors:
+        result.stdout.fnmatch_lines(["*some.case:3: no MTA is called 'oen'; there are: family, one, two"])
+
+
 def test_a_mistake_is_told_when_tests_are_collected(pytester: pytest.Pytester) -> None:
     pytester.makeconftest('pytest_plugins = ["milterchain.testing.pytest_plugin"]')
     pytester.makefile(".case", bad="case one\nwhat\n")
