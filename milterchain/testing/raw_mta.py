@@ -11,7 +11,6 @@ Says what it is told to, right or wrong, and shows what comes back::
 import asyncio
 import contextlib
 import struct
-from types import TracebackType
 from typing import Self
 
 from milterchain.milter.endpoint import Endpoint, parse_endpoint
@@ -51,12 +50,7 @@ class RawMta:
         self._reader, self._writer = await connecting
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._writer.transport.abort()
 
     async def negotiate(
