@@ -85,6 +85,9 @@ class BodyOptions:
         too_large: what becomes of a larger one. A function that replaces the body should not be given a part
             of it.
         directory: where the files are made; None for the system's default.
+
+    Raises:
+        ValueError: a limit is negative.
     """
 
     memory: int = MEMORY_THRESHOLD
@@ -93,8 +96,7 @@ class BodyOptions:
     directory: str | None = None
 
     def __post_init__(self) -> None:
-        if self.memory < 0 or self.max_size < 0:
-            raise ValueError("a limit cannot be negative")
+        _check_limits(memory=self.memory, max_size=self.max_size)
 
     @property
     def spool(self) -> SpoolSettings:
@@ -110,6 +112,9 @@ class HeaderOptions:
         max_count: headers that are taken.
         max_size: octets of all names and values.
         too_large: what becomes of a message with more.
+
+    Raises:
+        ValueError: a limit is negative.
     """
 
     max_count: int = MAX_HEADERS
@@ -117,8 +122,7 @@ class HeaderOptions:
     too_large: TooLarge = TooLarge.REJECT
 
     def __post_init__(self) -> None:
-        if self.max_count < 0 or self.max_size < 0:
-            raise ValueError("a limit cannot be negative")
+        _check_limits(max_count=self.max_count, max_size=self.max_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +142,10 @@ class FilterOptions:
         macros: macros to ask for besides those that the transaction needs, for `Transaction.macro`.
         max_recipients: recipients of one message; with more it is told to try again later (452 4.5.3). So it
             is if they are longer than SMTP allows, all together.
-        time_limit: seconds that a decision may take, however much progress is told.
+        time_limit: seconds that a decision may take, however much progress is told; `math.inf` is no limit.
+
+    Raises:
+        ValueError: no recipient or no time is allowed.
     """
 
     decide_at: DecideAt = DecideAt.END_OF_MESSAGE
@@ -151,7 +158,19 @@ class FilterOptions:
     max_recipients: int = MAX_RECIPIENTS
     time_limit: float = TIME_LIMIT
 
+    def __post_init__(self) -> None:
+        if self.max_recipients < 1:
+            raise ValueError(f"max_recipients: {self.max_recipients}, 1 is the least")
+        if not self.time_limit > 0:  # not a number is not above 0 either
+            raise ValueError(f"time_limit: {self.time_limit} s, a limit of time is longer than 0")
+
     @property
     def takes_body(self) -> bool:
         """Whether bodies are collected."""
         return self.body is not None and self.decide_at is DecideAt.END_OF_MESSAGE
+
+
+def _check_limits(**limits: int) -> None:
+    for name, limit in limits.items():
+        if limit < 0:
+            raise ValueError(f"{name}: {limit}, a limit cannot be negative")

@@ -1,7 +1,7 @@
 """The settings of a milter server: its limits, and what it negotiates."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeAlias
 
 from milterchain.milter.filter import Milter, derived_protocol
@@ -30,6 +30,9 @@ class ServerOptions:
         write_timeout: that an MTA may take to read what was sent.
         close_timeout: that `Milter.abort` and `Milter.close` may take; a server that stops waits for them.
             A method that goes on though it was cancelled is cancelled again each time that it has passed.
+
+    Raises:
+        ValueError: a limit is not above 0; `math.inf` is a time without end.
     """
 
     connections: int = 1000
@@ -38,6 +41,14 @@ class ServerOptions:
     handler_timeout: float = 300
     write_timeout: float = 60
     close_timeout: float = 10
+
+    def __post_init__(self) -> None:
+        if self.connections < 1:
+            raise ValueError(f"connections: {self.connections}, 1 is the least")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not value > 0:  # not a number is not above 0 either
+                raise ValueError(f"{field.name}: {value} s, a timeout is longer than 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

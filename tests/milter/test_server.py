@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import ClassVar
@@ -129,6 +130,12 @@ async def serving(
         if negotiate:
             await mta.negotiate()
         yield mta
+
+
+async def test_times_without_end():
+    times = ("negotiation_timeout", "idle_timeout", "handler_timeout", "write_timeout", "close_timeout")
+    async with serving(Recorder, **dict.fromkeys(times, math.inf)) as mta:
+        assert await mta.ask(Helo(b"h")) == Continue()
 
 
 async def test_a_whole_session():

@@ -1,5 +1,6 @@
 """What a server answers to an MTA: what its filters say, and what its options say instead."""
 
+import math
 from typing import ClassVar
 
 import pytest
@@ -18,7 +19,7 @@ from milterchain.milter.flags import (
 )
 from milterchain.milter.messages import OptNeg
 from milterchain.milter.negotiation import Offer
-from milterchain.milter.server_options import NegotiationOptions
+from milterchain.milter.server_options import NegotiationOptions, ServerOptions
 
 OFFER = Offer().message()
 LARGE = Offer(max_data=DATA_SIZE_1M).message()
@@ -144,3 +145,24 @@ def test_an_expert_has_the_last_word():
 def test_what_cannot_be_negotiated(options):
     with pytest.raises(ValueError, match=r"versions|payloads"):
         NegotiationOptions(**options)
+
+
+TIMEOUTS = ("negotiation_timeout", "idle_timeout", "handler_timeout", "write_timeout", "close_timeout")
+
+
+@pytest.mark.parametrize("name", TIMEOUTS)
+@pytest.mark.parametrize("value", [0, -1, -0.5, -math.inf, math.nan])
+def test_a_timeout_that_would_end_all_at_once_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: {value} s, a timeout is longer than 0$"):
+        ServerOptions(**{name: value})
+
+
+@pytest.mark.parametrize("connections", [0, -1])
+def test_a_server_takes_one_connection_at_least(connections):
+    with pytest.raises(ValueError, match=f"^connections: {connections}, 1 is the least$"):
+        ServerOptions(connections=connections)
+
+
+def test_limits_may_be_as_wide_as_one_likes():
+    options = ServerOptions(connections=1, **dict.fromkeys(TIMEOUTS, math.inf))
+    assert options.idle_timeout == math.inf
