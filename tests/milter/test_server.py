@@ -132,9 +132,9 @@ async def serving(
         yield mta
 
 
-async def test_times_without_end():
+async def test_times_without_end(recorder):
     times = ("negotiation_timeout", "idle_timeout", "handler_timeout", "write_timeout", "close_timeout")
-    async with serving(Recorder, **dict.fromkeys(times, math.inf)) as mta:
+    async with serving(recorder, **dict.fromkeys(times, math.inf)) as mta:
         assert await mta.ask(Helo(b"h")) == Continue()
 
 
