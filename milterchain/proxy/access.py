@@ -9,6 +9,7 @@ compared as A-labels, without case. Foreign clients may not route themselves: a 
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from milterchain.mail.addresses import DomainSet, is_routed, split_address
@@ -16,6 +17,9 @@ from milterchain.mail.envelope import Path
 from milterchain.mail.replies import Reply
 
 __all__ = ["AccessRule"]
+
+_KNOWN = 1024
+"""Addresses for which the answer is kept."""
 
 
 class AccessRule:
@@ -31,11 +35,14 @@ class AccessRule:
     ) -> None:
         self._networks = tuple(trusted_networks)
         self._domains = DomainSet(domain.encode("utf-8") for domain in relay_domains)
+        # Reading an address costs more than all else here, and the same clients come again.
+        self._holds = lru_cache(_KNOWN)(self._is_in_network)
 
     def trusts(self, family: str, address: str) -> bool:
         """Whether a client may send to anybody; asked once in a session."""
-        if family == "L":
-            return True
+        return family == "L" or self._holds(address)
+
+    def _is_in_network(self, address: str) -> bool:
         try:
             client = ip_address(address)
         except ValueError:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from milterchain.chain.client import AuthInfo, ClientInfo, TLSInfo
 from milterchain.milter.flags import Family
-from milterchain.smtp.handler import ClientNames, SessionInfo
+from milterchain.smtp.handler import UNKNOWN_NAMES, ClientNames, SessionInfo
 from milterchain.smtp.tls import TLSSession
 
 __all__ = ["Caller", "client_info", "tls_info"]
@@ -34,7 +34,7 @@ class Caller:
 
     def greeted(self, helo: bytes, *, esmtp: bool) -> "Caller":
         """The same client after HELO or EHLO."""
-        return replace(self, helo=helo, esmtp=esmtp)
+        return Caller(client=self.client, helo=helo, esmtp=esmtp)
 
     def secured(self, tls: TLSInfo) -> "Caller":
         """The same client under TLS."""
@@ -44,15 +44,16 @@ class Caller:
         """The same client after AUTH."""
         return replace(self, client=replace(self.client, auth=auth))
 
-    def named(self, names: ClientNames) -> "Caller":
-        """The same client, looked up."""
-        client = replace(self.client, name=names.name, ptr=names.ptr, resolve=names.resolve)
-        return replace(self, client=client)
 
+def client_info(info: SessionInfo, names: ClientNames | None = None) -> ClientInfo:
+    """What the milters are told of the client.
 
-def client_info(info: SessionInfo) -> ClientInfo:
-    """What the milters are told of the client."""
-    client = ClientInfo(
+    Args:
+        info: the client.
+        names: its names, if it has been looked up.
+    """
+    names = info.names or names or UNKNOWN_NAMES
+    return ClientInfo(
         address=info.address,
         port=info.port,
         family=Family(ord(info.family)),
@@ -61,13 +62,11 @@ def client_info(info: SessionInfo) -> ClientInfo:
         listener=info.listener.encode("utf-8"),
         daemon_name=info.daemon_name.encode("utf-8"),
         connections=info.connections,
+        name=names.name,
+        ptr=names.ptr,
+        resolve=names.resolve,
+        auth=None if info.login is None else AuthInfo(mechanism=XCLIENT_MECHANISM, identity=info.login),
     )
-    if info.names is not None:
-        names = info.names
-        client = replace(client, name=names.name, ptr=names.ptr, resolve=names.resolve)
-    if info.login is not None:
-        client = replace(client, auth=AuthInfo(mechanism=XCLIENT_MECHANISM, identity=info.login))
-    return client
 
 
 def tls_info(session: TLSSession) -> TLSInfo:

@@ -70,8 +70,9 @@ def _sanitise(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
 
 
 def get_logger() -> Logger:
-    """The logger to which sessions bind what names them."""
-    logger: Logger = structlog.get_logger()
+    """A logger as `configure` has set it up so far."""
+    # Bound once, as otherwise each binding asks structlog's configuration again.
+    logger: Logger = structlog.get_logger().bind()
     return logger
 
 

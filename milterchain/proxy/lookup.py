@@ -95,15 +95,15 @@ class DNSLookup:
 
     async def __call__(self, address: str) -> ClientNames:
         """Find the names of an IP address."""
-        parsed = ip_address(address)
-        if parsed.is_loopback:
-            return LOCAL_NAMES
-        now = self._clock()
         known = self._known.get(address)
-        if known is not None and now < known[1]:
+        if known is not None and self._clock() < known[1]:
             self._known.move_to_end(address)
             return known[0]
-        names, age = await self._ask(parsed)
+        parsed = ip_address(address)
+        if parsed.is_loopback:
+            names, age = LOCAL_NAMES, MAX_AGE
+        else:
+            names, age = await self._ask(parsed)
         self._known[address] = names, self._clock() + age
         self._known.move_to_end(address)
         if len(self._known) > CACHED:

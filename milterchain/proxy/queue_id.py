@@ -13,10 +13,12 @@ __all__ = ["QueueIds"]
 
 _ALPHABET = b"0123456789BCDFGHJKLMNPQRSTVWXYZ"
 """In ASCII order, so that ids sort as numbers do."""
-_TIME_WIDTH = 11
-"""31**11 microseconds reach to the year 2775."""
 _PROCESS_WIDTH = 5
 """31**5 is above Linux's largest process id, 2**22."""
+_PAIRS = [bytes((first, second)) for first in _ALPHABET for second in _ALPHABET]
+_SLOW_WIDTH = 5
+"""Digits of the time that stay the same for a quarter of an hour. Six follow: 31**11 microseconds reach to
+the year 2775."""
 
 
 def _digits(number: int, width: int) -> bytes:
@@ -39,9 +41,16 @@ class QueueIds:
         self._clock = clock
         self._process = _digits(os.getpid() if process is None else process, _PROCESS_WIDTH)
         self._last = 0
+        self._slow = -1
+        self._head = b""
 
     def __call__(self) -> bytes:
         """Make the next id."""
         # Later than the last one even if the clock stands still or is set back.
         self._last = max(self._clock() // 1000, self._last + 1)
-        return _digits(self._last, _TIME_WIDTH) + self._process
+        rest, low = divmod(self._last, len(_PAIRS))
+        rest, middle = divmod(rest, len(_PAIRS))
+        slow, high = divmod(rest, len(_PAIRS))
+        if slow != self._slow:
+            self._slow, self._head = slow, _digits(slow, _SLOW_WIDTH)
+        return self._head + _PAIRS[high] + _PAIRS[middle] + _PAIRS[low] + self._process

@@ -30,7 +30,7 @@ from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
 from milterchain.proxy.caller import Caller, client_info, tls_info
 from milterchain.proxy.identity import identity_of
-from milterchain.proxy.logs import ChainLog, get_logger, text
+from milterchain.proxy.logs import ChainLog, text
 from milterchain.proxy.transaction import Origin, Services, Transaction
 from milterchain.smtp import client_auth
 from milterchain.smtp.handler import Features, Parameters, SessionInfo
@@ -53,7 +53,7 @@ class ProxySession:
     def __init__(self, info: SessionInfo, services: Services) -> None:
         self.minimal_ehlo = False
         self._services = services
-        self._log = get_logger().bind(session=services.queue_ids().decode("ascii"))
+        self._log = services.log.bind(session=services.queue_ids().decode("ascii"))
         self._info = info
         self._own = self._told = Caller(client=client_info(info))
         self._forwarded: Caller | None = None
@@ -247,8 +247,9 @@ class ProxySession:
         if info.peer:
             self._log.debug("client of a proxy", client=info.address, port=info.port, proxy=info.peer)
         if info.names is None and lookup is not None and info.family in {"4", "6"}:
-            self._know(self._own.named(await lookup(info.address)))
-            self._chain.identify(self._own.client)
+            client = client_info(info, await lookup(info.address))
+            self._own = self._told = Caller(client=client)
+            self._chain.identify(client)
 
     def _know(self, own: Caller) -> bool:
         """Remember more of the client that is connected; whether the milters' present session is about it."""

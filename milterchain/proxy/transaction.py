@@ -27,7 +27,7 @@ from milterchain.milter.flags import Family
 from milterchain.proxy.access import AccessRule
 from milterchain.proxy.caller import Caller
 from milterchain.proxy.holding import Holding
-from milterchain.proxy.logs import Logger, text
+from milterchain.proxy.logs import Logger, get_logger, text
 from milterchain.proxy.lookup import Lookup
 from milterchain.proxy.quarantine import Record
 from milterchain.proxy.queue_id import QueueIds
@@ -61,6 +61,7 @@ class Services:
         received: whether our Received header is added.
         lookup: finds the names of clients; None leaves them unknown.
         holding: what becomes of messages that a milter wants to be held.
+        log: to which sessions bind their names.
     """
 
     chain: Chain
@@ -72,6 +73,7 @@ class Services:
     received: bool = True
     lookup: Lookup | None = None
     holding: Holding = field(default_factory=Holding)
+    log: Logger = field(default_factory=get_logger)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
