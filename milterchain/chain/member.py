@@ -336,7 +336,12 @@ class Member:
             return  # given up already
         assert isinstance(step.event, _EVENTS)
         event = step.event.code
-        if isinstance(reply, MilterError):
+        if isinstance(reply, Continue):  # as a rule
+            self._resumed = False
+            self._observe(step, event, CONTINUE)
+            self._knows(step)
+            verdict = CONTINUE
+        elif isinstance(reply, MilterError):
             verdict = self._fail(reply, event)
         else:
             self._resumed = False
@@ -347,10 +352,6 @@ class Member:
 
     def _judge(self, session: MilterSession, step: Step, event: Command, reply: Reply) -> Verdict:
         """What a reply means, and what it changes."""
-        if isinstance(reply, Continue):  # as a rule
-            self._observe(step, event, CONTINUE)
-            self._knows(step)
-            return CONTINUE
         verdict = verdict_of(reply, event, self.name)
         if isinstance(verdict, Fault):
             return self._refuse(reply, event, verdict)
