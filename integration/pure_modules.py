@@ -25,6 +25,7 @@ PURE = (
     "milterchain/chain/values.py",
     "milterchain/chain/verdict.py",
     "milterchain/smtp/answers.py",
+    "milterchain/smtp/budget.py",
     "milterchain/smtp/client_replies.py",
     "milterchain/smtp/data.py",
     "milterchain/smtp/dialogue.py",

@@ -17,6 +17,7 @@ from milterchain.errors import SMTPSyntaxError
 from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
 from milterchain.smtp import answers, offer
+from milterchain.smtp.budget import Budget
 from milterchain.smtp.chunking import BDAT_FIRST, NOT_ANNOUNCED, Chunk, Chunks, taken
 from milterchain.smtp.data import MessageReceiver
 from milterchain.smtp.grammar import parse_command, parse_helo, parse_mail, parse_rcpt
@@ -32,10 +33,6 @@ __all__ = ["MAX_COMMAND", "Dialogue"]
 MAX_COMMAND = 2048
 """Octets of a command line without its end (Postfix line_length_limit). RFC 5321 asks for 512, and for more
 with each extension."""
-
-MAX_OVERSHOOT = 1000
-"""RCPTs beyond the limit of recipients that are refused without being counted as errors: a client that knows
-no limit has sent them all before it hears of the first refusal (Postfix smtpd_recipient_overshoot_limit)."""
 
 _logger = logging.getLogger(__name__)
 
@@ -54,7 +51,7 @@ class Dialogue:
         in_transaction: MAIL was accepted, and neither a message nor RSET has ended it.
         awaits_data: the last reply was 354; `message` comes next.
         over: the last reply was the last one of this session.
-        error_count: refusals since the session began or a message was taken.
+        budget: what the client has got wrong.
         security: TLS and login; if it awaits TLS, `secured` comes next.
         chunks: what has come by BDAT.
     """
@@ -63,17 +60,15 @@ class Dialogue:
         "_accepted",
         "_binary",
         "_esmtp",
-        "_junk",
         "_mails",
         "_offer",
         "_options",
-        "_overshoot",
         "_refused",
         "_smtputf8",
         "_speaker",
         "awaits_data",
+        "budget",
         "chunks",
-        "error_count",
         "handler",
         "in_transaction",
         "over",
@@ -91,7 +86,7 @@ class Dialogue:
         self.in_transaction = False
         self.awaits_data = False
         self.over = False
-        self.error_count = 0
+        self.budget = Budget(options)
         self.security = Security(handler, listener)
         self.chunks = Chunks()
         self._options = options
@@ -103,8 +98,6 @@ class Dialogue:
         self._binary = False
         self._mails = 0
         self._accepted = 0
-        self._overshoot = 0
-        self._junk = 0
 
     @property
     def esmtp(self) -> bool:
@@ -119,12 +112,11 @@ class Dialogue:
     @property
     def exhausted(self) -> bool:
         """So many errors that the session should be closed."""
-        return self.error_count >= self._options.errors or self.security.exhausted
+        return self.budget.exhausted or self.security.exhausted
 
     def delay(self, reply: Reply) -> float:
         """Seconds for which a reply is kept back, to slow down who only makes mistakes."""
-        late = reply.code >= 400 and self.error_count > self._options.soft_errors
-        return max(self._options.error_delay if late else 0.0, self.security.delay(reply))
+        return max(self.budget.delay(reply), self.security.delay(reply))
 
     async def greeting(self) -> Reply:
         """The first reply, before any command."""
@@ -160,7 +152,7 @@ class Dialogue:
         """
         if (refusal := self.chunks.refusal) is not None and self.security.refusal(b"BDAT") is None:
             if not self.chunks.repeat(last=chunk.last):
-                self.error_count += 1
+                self.budget.count(refusal)
             return refusal
         reply = await self._guarded(self._chunk())
         if not reply.positive:
@@ -175,27 +167,24 @@ class Dialogue:
             receiver.end()
             return await self.message(receiver.finish())
         if receiver.refusal is None:
-            return taken(chunk) if chunk.size else self._junked(taken(chunk))
+            return taken(chunk) if chunk.size else self.budget.junk(taken(chunk))
         reply = receiver.refusal
         await self._reset(reply)
         self.chunks.refuse(reply, last=False)
-        self.error_count += 1
+        self.budget.count(reply)
         return reply
 
     async def _guarded(self, answering: Awaitable[Reply]) -> Reply:
         """Await a reply, or make one of what goes wrong, and count it."""
-        counted = True
         try:
             reply = await answering
-            counted = reply is not answers.TOO_MANY_RECIPIENTS or self._overshoot > MAX_OVERSHOOT
         except SMTPSyntaxError as error:
             reply = Reply.of(error.code, f"{error.status} {error}")
         except Exception:
             _logger.exception("the handler failed")
             await self._reset()
             reply = answers.FAILED
-        if counted and reply.code >= 400:
-            self.error_count += 1
+        self.budget.count(reply, recipients=self._accepted if self.in_transaction else 0)
         if reply.closes:
             self.over = True
         return reply
@@ -218,9 +207,9 @@ class Dialogue:
                 await self._reset()
                 reply = answers.FAILED
         if reply.positive:
-            self.error_count = self._junk = 0
+            self.budget.clear()
         else:
-            self.error_count += 1
+            self.budget.count(reply)
         self.over = reply.closes
         return reply
 
@@ -281,7 +270,7 @@ class Dialogue:
         else:
             self._offer = offer.make(self._options, self.handler.features(), self.security, self._speaker)
         answer = Reply(250, (first, *self._offer.keywords))
-        return self._junked(answer) if again else answer
+        return self.budget.junk(answer) if again else answer
 
     async def _mail(self, argument: bytes) -> Reply:
         if self._esmtp is None:
@@ -305,7 +294,8 @@ class Dialogue:
         self._mails += 1
         self._smtputf8 = b"SMTPUTF8" in params
         self._binary = is_binary(params)
-        self._accepted = self._overshoot = 0
+        self._accepted = 0
+        self.budget.begin()
         return reply
 
     async def _rcpt(self, argument: bytes) -> Reply:
@@ -315,7 +305,6 @@ class Dialogue:
             return BDAT_FIRST
         path, params = parse_rcpt(argument, self._offer.rcpt, smtputf8=self._smtputf8)
         if self._accepted >= self._options.recipients:
-            self._overshoot += 1
             return answers.TOO_MANY_RECIPIENTS
         reply = await self.handler.rcpt(path, params) or answers.RECIPIENT_OK
         if reply.positive:
@@ -363,19 +352,19 @@ class Dialogue:
             await self._reset()
         self._speak_for_itself()
         self.chunks.clear()
-        return self._junked(answers.OK)
+        return self.budget.junk(answers.OK)
 
     async def _noop(self, _: bytes) -> Reply:
-        return self._junked(answers.OK)
+        return self.budget.junk(answers.OK)
 
     async def _help(self, _: bytes) -> Reply:
-        return self._junked(answers.HELP)
+        return self.budget.junk(answers.HELP)
 
     async def _vrfy(self, argument: bytes) -> Reply:
         if not argument:
             raise SMTPSyntaxError("Syntax: VRFY address")
         usual = answers.REFUSED if self._refused else answers.CANNOT_VERIFY
-        return self._junked(await self.handler.vrfy(argument) or usual)
+        return self.budget.junk(await self.handler.vrfy(argument) or usual)
 
     async def _xclient(self, argument: bytes) -> Reply:
         """Begin again with the client that the argument tells of: the answer is a greeting."""
@@ -423,12 +412,6 @@ class Dialogue:
             raise SMTPSyntaxError("Syntax: QUIT")
         self.over = True
         return answers.BYE
-
-    def _junked(self, reply: Reply) -> Reply:
-        self._junk += 1
-        if self._junk > self._options.junk_commands and reply.positive:
-            self.error_count += 1
-        return reply
 
 
 _COMMANDS: Final[Mapping[bytes, Callable[[Dialogue, bytes], Awaitable[Reply]]]] = {

@@ -1,5 +1,6 @@
 """LMTP next hops: one recipient for each message, so that each answer has its place."""
 
+import asyncio
 from pathlib import Path as File
 from typing import Any
 
@@ -56,6 +57,19 @@ async def test_a_second_recipient_is_sent_later(message: Message) -> None:
         assert (await transaction.send(Envelope(SENDER, (TWO,)), message)).reply.code == 250
         await hops.close()
         assert hop.connections[0].verbs == "LHLO MAIL RCPT DATA . MAIL RCPT DATA . QUIT"
+
+
+async def test_a_client_may_name_many_and_the_first_gets_the_message(world: Any) -> None:
+    async with ScriptedNextHop(lmtp=True) as hop:
+        await world.start(relay={"next_hop": [hop.next_hop]})
+        client = await world.client()
+        await client.begin_mail()
+        client.write(b"".join(b"RCPT TO:<u%d@example.net>\r\n" % number for number in range(50)))
+        async with asyncio.timeout(5):
+            replies = [await client.reply() for _ in range(50)]
+        assert [reply[:3] for reply in replies] == ["250", *["452"] * 49]
+        assert (await client.send()).startswith("250 ")
+        assert hop.accepted[0].recipients == (b"u0@example.net",)
 
 
 async def test_a_refused_recipient_does_not_keep_others_out() -> None:

@@ -315,7 +315,7 @@ async def test_refused_message(begin):
     assert await dialogue.message(parse_message(b"")) == REJECT
     assert handler.names()[-1] == "message"
     assert not dialogue.in_transaction
-    assert dialogue.error_count == 1
+    assert dialogue.budget.errors == 1
     dialogue, _ = await to_data(begin, script={"message": CLOSING})
     await dialogue.message(parse_message(b""))
     assert dialogue.over
@@ -337,16 +337,37 @@ async def test_failing_message(begin, caplog):
 
 
 async def test_too_many_recipients(begin, monkeypatch):
-    monkeypatch.setattr("milterchain.smtp.dialogue.MAX_OVERSHOOT", 2)
+    monkeypatch.setattr("milterchain.smtp.budget.MAX_OVERSHOOT", 2)
     dialogue, handler, replies = await begin(b"EHLO c", MAIL, *[RCPT] * 6, recipients=2)
     assert replies[3:] == ["250 2.1.5 Ok"] * 2 + ["452 4.5.3 Error: too many recipients"] * 4
     assert handler.count("rcpt") == 2
-    assert dialogue.error_count == 2
+    assert dialogue.budget.errors == 2
+
+
+ENOUGH = Reply.of(452, "4.5.3 one at a time")
+
+
+async def test_too_many_recipients_for_the_next_hop(begin, monkeypatch):
+    monkeypatch.setattr("milterchain.smtp.budget.MAX_OVERSHOOT", 2)
+
+    async def one(handler):
+        return ENOUGH if handler.count("rcpt") > 1 else None
+
+    dialogue, _, replies = await begin(b"EHLO c", MAIL, *[RCPT] * 3, script={"rcpt": one})
+    assert replies[4:] == [str(ENOUGH)] * 2
+    assert dialogue.budget.errors == 0
+    await dialogue.answer(RCPT)
+    assert dialogue.budget.errors == 1
+
+
+async def test_452_without_a_recipient_is_an_error(begin):
+    dialogue, _, _ = await begin(b"EHLO c", MAIL, RCPT, script={"rcpt": ENOUGH})
+    assert dialogue.budget.errors == 1
 
 
 async def test_errors_are_counted(begin):
     dialogue, _, _ = await begin(b"FOO", b"", b"MAIL", b"NOOP", errors=4)
-    assert dialogue.error_count == 3
+    assert dialogue.budget.errors == 3
     assert not dialogue.exhausted
     await dialogue.answer(b"FOO")
     assert dialogue.exhausted
@@ -354,25 +375,25 @@ async def test_errors_are_counted(begin):
 
 async def test_a_message_makes_good(begin):
     dialogue, _, _ = await begin(b"FOO", b"NOOP", b"EHLO c", MAIL, RCPT, b"DATA", junk_commands=1)
-    assert dialogue.error_count == 1
+    assert dialogue.budget.errors == 1
     await dialogue.message(parse_message(b""))
-    assert dialogue.error_count == 0
+    assert dialogue.budget.errors == 0
     await dialogue.answer(b"NOOP")
-    assert dialogue.error_count == 0
+    assert dialogue.budget.errors == 0
     await dialogue.answer(b"NOOP")
-    assert dialogue.error_count == 1
+    assert dialogue.budget.errors == 1
 
 
 async def test_junk_becomes_errors(begin):
     lines = [b"NOOP", b"RSET", b"VRFY u", b"HELP", b"NOOP", b"VRFY"]
     dialogue, _, replies = await begin(*lines, junk_commands=3)
-    assert dialogue.error_count == 3
+    assert dialogue.budget.errors == 3
     assert replies[5] == "250 2.0.0 Ok"
 
 
 async def test_greetings_without_end_become_errors(begin):
     dialogue, _, replies = await begin(*[b"EHLO c", b"HELO c"] * 3, junk_commands=3)
-    assert dialogue.error_count == 2  # the first of the six is a matter of course
+    assert dialogue.budget.errors == 2  # the first of the six is a matter of course
     assert replies[-1] == "250 mx.example"
 
 
