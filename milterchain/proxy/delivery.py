@@ -18,9 +18,10 @@ from milterchain.mail.replies import Reply
 from milterchain.proxy.lanes import Lane, accepts
 from milterchain.proxy.relay_replies import as_final, failure_reply
 
-__all__ = ["ONE_AT_A_TIME", "Delivery", "deliver_each"]
+__all__ = ["ONE_AT_A_TIME", "TOO_MANY", "Delivery", "deliver_each"]
 
 ONE_AT_A_TIME: Final = Reply.of(452, "4.5.3 Error: too many recipients, send one at a time")
+TOO_MANY: Final = Reply.of(452, "4.5.3 Error: too many recipients for the next hop")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,8 @@ is decided by `milterchain.proxy.relay_session`. Answers are values. A fault is 
 is of no use then; `final` tells whether the hop may have the message nevertheless.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from milterchain.errors import (
@@ -25,11 +26,12 @@ from milterchain.proxy.maildir import Maildir
 from milterchain.proxy.pool import Pool
 from milterchain.smtp.client import SMTPClient
 
-__all__ = ["Lane", "LocalLane", "SMTPLane", "accepts"]
+__all__ = ["Lane", "LocalLane", "SMTPLane", "accepts", "recipients_allowed"]
 
 RESET_TIMEOUT = 10.0
 """Seconds for the reply to an RSET that only tidies up: closing is as good."""
 
+_RECIPIENT_MAX: Final = re.compile(rb"(?:.* )?RCPTMAX=([1-9][0-9]{0,5})(?: .*)?", re.IGNORECASE)
 _RECIPIENT_OK: Final = Reply.of(250, "2.1.5 Ok")
 _SENDER_OK: Final = Reply.of(250, "2.1.0 Ok")
 _STORED: Final = Reply.of(250, "2.0.0 Ok: stored")
@@ -39,6 +41,12 @@ _DISCARDED: Final = Reply.of(250, "2.0.0 Ok: discarded")
 def accepts(reply: Reply) -> bool:
     """Whether MAIL, RCPT or a message was accepted."""
     return 200 <= reply.code < 300
+
+
+def recipients_allowed(features: Mapping[bytes, bytes]) -> int | None:
+    """How many recipients one message may have (RFC 9422); None if that was not told, or cannot be read."""
+    match = _RECIPIENT_MAX.fullmatch(features.get(b"LIMITS", b""))
+    return int(match[1]) if match else None
 
 
 class Lane(Protocol):
@@ -52,6 +60,7 @@ class Lane(Protocol):
         identified: the hop takes our connection for the client's own: it decides by the client's address.
         single: a message can have one recipient only, as LMTP answers each recipient after the message, and
             SMTP has one answer for all.
+        recipients: how many a message can have; None if the hop does not say.
     """
 
     hop: str
@@ -67,6 +76,10 @@ class Lane(Protocol):
     @property
     def usable(self) -> bool:
         """Whether it can be used for a next transaction, as far as is known."""
+
+    @property
+    def recipients(self) -> int | None:
+        """See above."""
 
     def serves(self, party: Party) -> bool:
         """Whether the lane belongs to this party."""
@@ -131,6 +144,11 @@ class SMTPLane:
     def usable(self) -> bool:
         """See `Lane`."""
         return self._client.usable
+
+    @property
+    def recipients(self) -> int | None:
+        """See `Lane`."""
+        return 1 if self.single else recipients_allowed(self._client.features)
 
     def serves(self, party: Party) -> bool:
         """See `Lane`. Who the client is does not matter where it was not told."""
@@ -243,6 +261,7 @@ class LocalLane:
         self.party: Party | None = None
         self.identified = False
         self.single = False
+        self.recipients = None
         self.usable = True
         self._maildir = maildir
 

@@ -29,7 +29,7 @@ from milterchain.errors import (
 from milterchain.mail.envelope import Envelope, Path
 from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
-from milterchain.proxy.delivery import ONE_AT_A_TIME, Delivery, deliver_each
+from milterchain.proxy.delivery import ONE_AT_A_TIME, TOO_MANY, Delivery, deliver_each
 from milterchain.proxy.identity import Identity
 from milterchain.proxy.introduction import Party
 from milterchain.proxy.lanes import Lane, accepts
@@ -297,8 +297,8 @@ class _Transaction:
         refusal = await self._introduce(lane)
         if refusal is not None:
             return refusal
-        if lane.single and self._accepted:
-            return ONE_AT_A_TIME
+        if lane.recipients is not None and len(self._accepted) >= lane.recipients:
+            return ONE_AT_A_TIME if lane.single else TOO_MANY
         if lane.told:
             return await lane.add(path)
         mail, replies = await lane.begin(self._sender, [*self._accepted, path])

@@ -1,14 +1,13 @@
 """The way to each kind of next hop: how lanes are opened, what the hop offers, whether it can be reached."""
 
 import asyncio
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from milterchain.errors import NextHopError
 from milterchain.proxy.introduction import IdentityMode
-from milterchain.proxy.lanes import Lane, LocalLane, SMTPLane
+from milterchain.proxy.lanes import Lane, LocalLane, SMTPLane, recipients_allowed
 from milterchain.proxy.maildir import Maildir
 from milterchain.proxy.nexthop import Hop, LMTPHop, MaildirHop, SMTPHop
 from milterchain.proxy.pool import Pool
@@ -20,7 +19,6 @@ from milterchain.smtp.handler import Features
 
 __all__ = ["HopStatus", "Route", "make_route"]
 
-_LIMIT: Final = re.compile(rb"[1-9][0-9]{0,5}")
 _LOCAL_FEATURES: Final = Features(smtputf8=True)
 """What a file can keep. No DSN: nobody here could send a notification."""
 
@@ -199,16 +197,7 @@ def _features(offered: Mapping[bytes, bytes]) -> Features:
         dsn=b"DSN" in offered,
         size=int(size) or None if size.isdigit() else None,
         binarymime={b"BINARYMIME", b"CHUNKING"} <= offered.keys(),
-        recipients=_limit(offered, b"RCPTMAX"),
+        recipients=recipients_allowed(offered),
         requiretls=b"REQUIRETLS" in offered,
         login=not {b"PLAIN", b"LOGIN"}.isdisjoint(offered.get(b"AUTH", b"").upper().split()),
     )
-
-
-def _limit(offered: Mapping[bytes, bytes], name: bytes) -> int | None:
-    """A limit that the hop has told (RFC 9422); what cannot be read counts as not told."""
-    for word in offered.get(b"LIMITS", b"").upper().split():
-        key, _, value = word.partition(b"=")
-        if key == name and _LIMIT.fullmatch(value):
-            return int(value)
-    return None

@@ -101,7 +101,7 @@ def make(
 
 
 def _limits(options: ServerOptions, features: Features) -> list[bytes]:
-    """What is told of limits; the next hop keeps its own, so that its answers are the client's."""
+    """What is told of limits; that of the next hop is kept where the hop is spoken to."""
     recipients = min(options.recipients, features.recipients or options.recipients)
     values = {b"MAILMAX": options.mails, b"RCPTMAX": recipients}
     told = [b"%b=%d" % (name, value) for name, value in values.items() if value and value <= MAX_LIMIT]

@@ -62,6 +62,18 @@ async def test_the_first_recipient_brings_mail_in_one_write(message: Message) ->
         assert (await hop.wait_closed()).verbs == "EHLO MAIL RCPT RCPT DATA . QUIT"
 
 
+async def test_no_more_recipients_than_the_hop_says(message: Message) -> None:
+    async with ScriptedNextHop(keywords=(*KEYWORDS, "LIMITS RCPTMAX=1 MAILMAX=9")) as hop:
+        hops = relay(hop)
+        transaction = hops.begin(SENDER)
+        assert await transaction.rcpt(ONE) == OK
+        too_many = Reply.of(452, "4.5.3 Error: too many recipients for the next hop")
+        assert await transaction.rcpt(TWO) == too_many
+        assert (await transaction.send(Envelope(SENDER, (ONE,)), message)).reply.code == 250
+        assert hop.connections[0].verbs == "EHLO MAIL RCPT DATA ."
+        await hops.close()
+
+
 @pytest.mark.parametrize("keywords", [KEYWORDS, SERIAL], ids=["pipelining", "serial"])
 async def test_a_connection_is_kept_for_the_next_message(keywords: tuple[str, ...], message: Message) -> None:
     async with ScriptedNextHop(keywords=keywords) as hop:
