@@ -66,10 +66,11 @@ class AuthInfo:
 
     def values(self) -> dict[bytes, bytes]:
         """The macros."""
-        values = {b"auth_type": self.mechanism, b"auth_authen": self.identity}
-        if self.ssf:
-            values[b"auth_ssf"] = b"%d" % self.ssf
-        return values
+        return {
+            b"auth_type": self.mechanism,
+            b"auth_authen": self.identity,
+            b"auth_ssf": b"%d" % self.ssf,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +91,7 @@ class ClientInfo:
         listener: the name of the listener that it came to.
         daemon_name: what milters are told of that; empty is the host name, as in Postfix.
         connections: how many connections this client has, None if nobody counts.
+        rate: how many it has made in the last minute; likewise.
         tls: None without TLS.
         auth: None while the client has not authenticated.
     """
@@ -105,6 +107,7 @@ class ClientInfo:
     listener: bytes = b""
     daemon_name: bytes = b""
     connections: int | None = None
+    rate: int | None = None
     tls: TLSInfo | None = None
     auth: AuthInfo | None = None
 
@@ -164,6 +167,8 @@ def client_values(client: ClientInfo, hostname: bytes) -> dict[bytes, bytes]:
         values[b"_"] = connect_event(client).hostname
     if client.connections is not None:
         values[b"client_connections"] = b"%d" % client.connections
+    if client.rate is not None:
+        values[b"client_rate"] = b"%d" % client.rate
     if client.local_address:
         values |= _local_values(client, hostname)
     if client.tls is not None:

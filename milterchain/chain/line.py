@@ -42,9 +42,9 @@ class Story:
 
     def briefings(self) -> Iterator[tuple[Briefing, int | None]]:
         """MAIL, and each RCPT with the recipient's number."""
-        yield Briefing(self.mail, self.values), None
-        for number, path in self.recipients:
-            known = {**self.values, **rcpt_values(path)}
+        yield Briefing(self.mail, {**self.values, b"nrcpts": b"0"}), None
+        for count, (number, path) in enumerate(self.recipients, 1):
+            known = {**self.values, **rcpt_values(path), b"nrcpts": b"%d" % count}
             yield Briefing(Rcpt(path.address, path.args), known), number
 
 

@@ -230,12 +230,13 @@ class ChainSession:
             for member in joining:
                 self._roll.joined(member, self._tell(member, briefing))
         self.macros |= rcpt_values(path)
+        self.macros[b"nrcpts"] = b"%d" % (len(self._recipients) + 1)
         verdict = await self._tell_recipient(path, number)
         if verdict.kind is Kind.DISCARD:
             return self._decided(verdict)
         if not verdict.decides:
             self._recipients.append((number, path))
-            self.macros[b"nrcpts"] = b"%d" % len(self._recipients)
+        self.macros[b"nrcpts"] = b"%d" % len(self._recipients)
         return verdict
 
     async def rcpt_refused(self, path: Path, reply: Reply) -> None:

@@ -74,8 +74,9 @@ def refused_values(reply: Reply) -> dict[bytes, bytes]:
 
 
 def content_values(message: Message, envelope: Envelope) -> Mapping[bytes, bytes]:
-    """From the content on."""
-    values = {b"msg_size": b"%d" % message.size, b"nrcpts": b"%d" % len(envelope.recipients)}
+    """From the content on. The size is without our own Received header, which milters do not see."""
+    own = next(header.raw for header in message.headers if header.own)
+    values = {b"msg_size": b"%d" % (message.size - len(own)), b"nrcpts": b"%d" % len(envelope.recipients)}
     for name, value in message.milter_headers():
         if name.lower() == b"message-id":
             if len(value) <= MAX_MESSAGE_ID:

@@ -62,6 +62,7 @@ def client_info(info: SessionInfo, names: ClientNames | None = None) -> ClientIn
         listener=info.listener.encode("utf-8"),
         daemon_name=info.daemon_name.encode("utf-8"),
         connections=info.connections,
+        rate=info.rate,
         name=names.name,
         ptr=names.ptr,
         resolve=names.resolve,

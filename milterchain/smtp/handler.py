@@ -74,6 +74,7 @@ class SessionInfo:
         local_port: its port; 0 if it has none.
         auth: how clients of this listener log in; None if they cannot.
         connections: how many this client has now, with this one; None if nobody counts.
+        rate: how many it has made in the last minute, with this one; likewise.
         names: the client's; None if nobody has looked.
         peer: the address of the one who speaks for the client (PROXY, XCLIENT, XFORWARD); empty if it does so
             itself.
@@ -92,6 +93,7 @@ class SessionInfo:
     local_port: int = 0
     auth: AuthSettings | None = None
     connections: int | None = None
+    rate: int | None = None
     names: ClientNames | None = None
     peer: str = ""
     helo: bytes = b""

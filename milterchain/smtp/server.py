@@ -28,6 +28,7 @@ from milterchain.mail.replies import Reply
 from milterchain.smtp import answers
 from milterchain.smtp.handler import HandlerFactory, SessionInfo
 from milterchain.smtp.options import Listener, ServerOptions
+from milterchain.smtp.recent import RecentConnections
 from milterchain.smtp.session import SMTPSession
 from milterchain.smtp.sockets import UnixSocketFile, tcp_socket, unix_socket
 
@@ -62,6 +63,7 @@ class SMTPServer:
         self._files: list[UnixSocketFile] = []
         self._sessions: dict[SMTPSession, str] = {}
         self._per_client: Counter[str] = Counter()
+        self._recent = RecentConnections()
         self._lingering: set[SMTPSession] = set()
         self._refused = 0
         self._tell_from = 0.0
@@ -140,6 +142,7 @@ class SMTPServer:
             return refusal
         self._sessions[session] = client
         self._per_client[client] += 1
+        self._recent.add(client)
         self._empty.clear()
         return None
 
@@ -152,12 +155,17 @@ class SMTPServer:
             return refusal
         self._sessions[session] = client
         self._per_client[client] += 1
+        self._recent.add(client)
         self._uncount(before)
         return None
 
     def count(self, session: SMTPSession) -> int:
         """How many sessions the client of this one has."""
         return self._per_client[self._sessions[session]]
+
+    def rate(self, session: SMTPSession) -> int:
+        """How often the client of this one has connected in the last minute."""
+        return self._recent.of(self._sessions[session])
 
     def _too_many(self, client: str, info: SessionInfo) -> Reply | None:
         allowed = self.options.connections_per_client

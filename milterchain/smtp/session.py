@@ -55,6 +55,9 @@ class Owner(Protocol):
     def count(self, session: "SMTPSession") -> int:
         """How many sessions the client of this one has."""
 
+    def rate(self, session: "SMTPSession") -> int:
+        """How often the client of this one has connected in the last minute."""
+
     def forget(self, session: "SMTPSession") -> None:
         """The session, which was admitted, is over; its connection may linger."""
 
@@ -174,9 +177,10 @@ class SMTPSession(Channel):
 
     def _make_handler(self, info: SessionInfo) -> SessionHandler | None:
         # Clients of a Unix socket all look the same.
-        count = self._owner.count(self) if info.family in {"4", "6"} else None
+        if info.family in {"4", "6"}:
+            info = replace(info, connections=self._owner.count(self), rate=self._owner.rate(self))
         try:
-            return self._owner.factory(replace(info, connections=count))
+            return self._owner.factory(info)
         except Exception:
             _logger.exception("no handler could be made")
             return None

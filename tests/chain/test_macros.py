@@ -17,7 +17,7 @@ from milterchain.mail.message import parse_message
 from milterchain.mail.replies import Reply
 from milterchain.milter.endpoint import parse_endpoint
 from milterchain.milter.flags import Command, Family, Protocol, Stage
-from milterchain.milter.messages import Connect
+from milterchain.milter.messages import Connect, Continue, Reject
 
 C, H, M, R, T = Command.CONNECT, Command.HELO, Command.MAIL, Command.RCPT, Command.DATA
 N, E = Command.END_OF_HEADERS, Command.END_OF_MESSAGE
@@ -192,9 +192,9 @@ CLIENTS = [
     ),
     (ClientInfo(), Connect(hostname=b"unknown"), {b"_": b"unknown", b"daemon_addr": None}),
     (
-        ClientInfo(family=Family.INET, daemon_name=b"submission", connections=3),
+        ClientInfo(family=Family.INET, daemon_name=b"submission", connections=3, rate=7),
         Connect(hostname=b"unknown"),
-        {b"client_connections": b"3", b"daemon_name": b"submission"},
+        {b"client_connections": b"3", b"client_rate": b"7", b"daemon_name": b"submission"},
     ),
     (
         ClientInfo(address="127.0.0.1", family=Family.INET, local_address="127.0.0.1", local_port=25),
@@ -212,7 +212,7 @@ CLIENTS = [
             b"cert_issuer": b"i",
             b"tls_sni": b"n",
             b"auth_type": b"m",
-            b"auth_ssf": None,
+            b"auth_ssf": b"0",
         },
     ),
 ]
@@ -299,3 +299,24 @@ def test_settings_that_make_no_sense(wrong):
 
 def test_settings_by_default():
     assert MilterSettings(name="m", endpoint=ENDPOINT, version=5).default_action is DefaultAction.TEMPFAIL
+
+
+async def test_recipients_are_counted_with_the_one_that_is_asked_about(lab):
+    """As Sendmail 8.17 does; when a milter is told again, too."""
+    wants = lab.wants(macros={Stage.RCPT: (b"{nrcpts}",), Stage.DATA: (b"{nrcpts}",)})
+    refuse = {R: lambda rcpt: Reject() if rcpt.address == b"<r2@b.test>" else Continue()}
+    asking, _ = await lab.milter(negotiate=wants), await lab.milter(refuse)
+    session = await lab.session()
+    await lab.play(session, "C H M R1 R2 R3 T E")
+    connection = asking.connections[0]
+    assert connection.codes == "OCHMRRRAMRRTLLLNBE"
+    told = [connection.macros(R, occurrence)[b"{nrcpts}"] for occurrence in range(5)]
+    assert told == [b"1", b"2", b"2", b"1", b"2"]
+    assert connection.macros(Command.DATA) == {b"{nrcpts}": b"2"}
+
+
+def test_the_size_is_of_what_milters_see():
+    raw = b"A: b\r\n\r\nbody\r\n"
+    with parse_message(raw) as message:
+        traced = message.with_own_received(b"Received: from here\r\n")
+        assert content_values(traced, Envelope(Path(b"<>")))[b"msg_size"] == b"%d" % len(raw)
