@@ -33,6 +33,7 @@ PURE = (
     "milterchain/smtp/stuffing.py",
     "milterchain/proxy/access.py",
     "milterchain/proxy/commands.py",
+    "milterchain/proxy/failed_logins.py",
     "milterchain/proxy/nexthop.py",
     "milterchain/proxy/queue_id.py",
     "milterchain/proxy/received.py",

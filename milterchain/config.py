@@ -192,6 +192,7 @@ class LimitsConfig(Table):
         messages_per_connection: after which a client has to connect again; None for any number.
         message_timeout: the whole time for the milters and the next hop after the final dot.
         errors: commands of one session that failed before the connection is closed.
+        failed_logins: of one client, in whatever sessions, before the next one has to wait.
         received_hops: Received headers from which on a message is taken for a loop.
     """
 
@@ -203,6 +204,7 @@ class LimitsConfig(Table):
     command_timeout: Duration = 300.0
     message_timeout: Duration = 540.0
     errors: Count = 20
+    failed_logins: Count = 20
     received_hops: Count = 100
 
 

@@ -138,6 +138,7 @@ messages_per_connection = 12
 command_timeout = "8s"
 message_timeout = "9s"
 errors = 10
+failed_logins = 13
 received_hops = 11
 [log]
 format = "json"
@@ -179,7 +180,7 @@ def test_everything_that_this_version_can_do(tmp_path: Path) -> None:
     assert str(config.quarantine.next_hop) == f"maildir:{tmp_path}/spam"
     assert (config.relay.connect_timeout, config.relay.command_timeout) == (0.5, 5400)
     assert config.limits.message_size == 10_000_000
-    assert config.limits.messages_per_connection == 12
+    assert (config.limits.messages_per_connection, config.limits.failed_logins) == (12, 13)
 
 
 def test_the_quarantine_is_beside_the_file(tmp_path: Path) -> None:
@@ -335,7 +336,7 @@ MISTAKES = {
         '[limits]\n"a\\u001b[31m\\nb.c" = 1',
         (
             r"limits.'a\x1b[31m\nb.c': there is no such key; allowed are command_timeout, connections,"
-            " connections_per_client, errors, message_size, message_timeout,"
+            " connections_per_client, errors, failed_logins, message_size, message_timeout,"
             " messages_per_connection, received_hops, recipients"
         ),
     ),

@@ -22,6 +22,7 @@ from milterchain.errors import ConfigurationError
 from milterchain.proxy import descriptors
 from milterchain.proxy.access import AccessRule
 from milterchain.proxy.breaker_notice import BreakerNotice
+from milterchain.proxy.failed_logins import FailedLogins
 from milterchain.proxy.holding import Holding
 from milterchain.proxy.listeners import build_listeners
 from milterchain.proxy.logs import configure, get_logger
@@ -180,6 +181,7 @@ class App:
             received=config.relay.received,
             lookup=build_lookup(config.dns),
             holding=self._holding,
+            failed_logins=FailedLogins(config.limits.failed_logins),
         )
         self._server = SMTPServer(self._session, server_options(config))
 

@@ -34,6 +34,7 @@ from milterchain.proxy.logs import ChainLog, text
 from milterchain.proxy.transaction import Origin, Services, Transaction
 from milterchain.smtp import client_auth
 from milterchain.smtp.handler import Features, Parameters, SessionInfo
+from milterchain.smtp.peer import counted_as
 from milterchain.smtp.sasl import Credentials
 from milterchain.smtp.tls import TLSSession
 
@@ -41,6 +42,7 @@ __all__ = ["ProxySession"]
 
 WRONG_LOGIN: Final = Reply.of(535, "5.7.8 Error: authentication failed")
 NO_LOGIN: Final = Reply.of(454, "4.7.0 Temporary authentication failure")
+TOO_MANY_FAILED: Final = Reply.of(454, "4.7.0 Error: too many failed logins, try again later")
 
 
 class ProxySession:
@@ -60,7 +62,10 @@ class ProxySession:
         self._chain_log = ChainLog(self._log)
         self._chain: ChainSession = services.chain.session(self._own.client, observer=self._chain_log)
         self._hops = services.next_hops.session()
-        self._trusted = info.login is not None or services.access.trusts(info.family, info.address)
+        trusted = services.access.trusts(info.family, info.address)
+        self._trusted = trusted or info.login is not None
+        # Behind one trusted address are many users, who must not lock each other out.
+        self._guesser = None if trusted or info.family not in {"4", "6"} else counted_as(info)
         self._verify = info.auth.verify if info.auth is not None else None
         self._tls: TLSSession | None = None
         self._transaction: Transaction | None = None
@@ -114,7 +119,7 @@ class ProxySession:
             client=self._own.client.address, mechanism=credentials.mechanism, user=text(credentials.login)
         )
         try:
-            refusal = await self._try(credentials)
+            refusal = await self._try_within_limits(credentials)
         except NextHopError as error:
             login.warning("login failed", error=str(error))
             return NO_LOGIN
@@ -127,6 +132,15 @@ class ProxySession:
         if self._know(self._own.logged_in(info)):
             self._chain.auth(info)
         return None
+
+    async def _try_within_limits(self, credentials: Credentials) -> Reply | None:
+        failed, client = self._services.failed_logins, self._guesser
+        if client is not None and failed.blocks(client):
+            return TOO_MANY_FAILED
+        refusal = await self._try(credentials)
+        if client is not None and refusal is not None and refusal.code >= 500:
+            failed.add(client)
+        return refusal
 
     async def _try(self, credentials: Credentials) -> Reply | None:
         """The refusal of a login, None if it is right."""

@@ -26,6 +26,7 @@ from milterchain.mail.replies import Reply
 from milterchain.milter.flags import Family
 from milterchain.proxy.access import AccessRule
 from milterchain.proxy.caller import Caller
+from milterchain.proxy.failed_logins import FailedLogins
 from milterchain.proxy.holding import Holding
 from milterchain.proxy.logs import Logger, get_logger, text
 from milterchain.proxy.lookup import Lookup
@@ -61,6 +62,7 @@ class Services:
         received: whether our Received header is added.
         lookup: finds the names of clients; None leaves them unknown.
         holding: what becomes of messages that a milter wants to be held.
+        failed_logins: of all clients.
         log: to which sessions bind their names.
     """
 
@@ -73,6 +75,7 @@ class Services:
     received: bool = True
     lookup: Lookup | None = None
     holding: Holding = field(default_factory=Holding)
+    failed_logins: FailedLogins = field(default_factory=FailedLogins)
     log: Logger = field(default_factory=get_logger)
 
 

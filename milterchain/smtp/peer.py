@@ -3,14 +3,24 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_network
 from typing import Any
 
 from milterchain.smtp.handler import SessionInfo
 from milterchain.smtp.options import Listener
 from milterchain.smtp.proxy_header import ProxyHeader
 
-__all__ = ["proxied_info", "session_info"]
+__all__ = ["counted_as", "proxied_info", "session_info"]
+
+IPV6_CLIENT_PREFIX = 64
+"""One IPv6 client has at least so many bits of addresses to itself (RFC 6177)."""
+
+
+def counted_as(info: SessionInfo) -> str:
+    """What the limits of one client count by."""
+    if info.family == "6":
+        return str(ip_network((info.address, IPV6_CLIENT_PREFIX), strict=False))
+    return info.address
 
 
 def session_info(transport: asyncio.BaseTransport, listener: Listener) -> SessionInfo:

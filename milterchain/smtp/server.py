@@ -21,13 +21,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Self
 
 from milterchain.mail.replies import Reply
 from milterchain.smtp import answers
 from milterchain.smtp.handler import HandlerFactory, SessionInfo
 from milterchain.smtp.options import Listener, ServerOptions
+from milterchain.smtp.peer import counted_as
 from milterchain.smtp.recent import RecentConnections
 from milterchain.smtp.session import SMTPSession
 from milterchain.smtp.sockets import UnixSocketFile, tcp_socket, unix_socket
@@ -40,8 +41,6 @@ CLOSE_GRACE = 5.0
 """Seconds that sessions which were told to end have to take leave of milters and next hop."""
 REFUSALS_TOLD = 60.0
 """Seconds between two lines in the log that tell of refused connections."""
-IPV6_CLIENT_PREFIX = 64
-"""One IPv6 client has at least so many bits of addresses to itself (RFC 6177)."""
 
 _logger = logging.getLogger(__name__)
 
@@ -134,7 +133,7 @@ class SMTPServer:
         """Count a session in; a reply refuses it. Who speaks for others may have many."""
         if self.draining:
             return answers.SHUTTING_DOWN
-        client = _client(info)
+        client = counted_as(info)
         options = self.options
         if len(self._sessions) + len(self._lingering) >= options.connections:
             return self._refuse("too many connections", options.connections, client)
@@ -148,7 +147,7 @@ class SMTPServer:
 
     def readmit(self, session: SMTPSession, info: SessionInfo) -> Reply | None:
         """Count a session for the client that it turned out to be of; a reply refuses it."""
-        client, before = _client(info), self._sessions[session]
+        client, before = counted_as(info), self._sessions[session]
         if client == before:
             return None
         if (refusal := self._too_many(client, info)) is not None:
@@ -250,10 +249,3 @@ class SMTPServer:
         for file in self._files:
             file.remove()
         self._files.clear()
-
-
-def _client(info: SessionInfo) -> str:
-    """What connections are counted by."""
-    if info.family == "6":
-        return str(ip_network((info.address, IPV6_CLIENT_PREFIX), strict=False))
-    return info.address

@@ -20,6 +20,8 @@ TLS = {"certificate": str(CERTIFICATES / "server.pem"), "key": str(CERTIFICATES 
 ANN = "AUTH PLAIN " + base64.b64encode(b"\0ann\0secret").decode()
 CLOSED = {"trusted_networks": [], "relay_domains": []}
 OFFERED = (*KEYWORDS, "AUTH PLAIN LOGIN")
+WRONG = "535 5.7.8 Error: authentication failed"
+TOO_MANY = "454 4.7.0 Error: too many failed logins, try again later"
 DENIED = "554 5.7.1 <b@example.net>: Relay access denied"
 
 
@@ -119,6 +121,43 @@ async def test_wrong_passwords(world: Any, users: Path, log: Any) -> None:
     assert await client.say("RCPT TO:<b@example.net>") == DENIED
     assert log.getvalue().count('"login failed"') == 2
     assert '"client": "127.0.0.1"' in log.getvalue()
+
+
+async def guess(world: Any, times: int) -> list[str]:
+    """The answers to wrong passwords, and at last to the right one, each in a session of its own."""
+    replies = []
+    for command in [*["AUTH PLAIN " + base64.b64encode(b"\0ann\0wrong").decode()] * times, ANN]:
+        client = await world.client()
+        await client.reply()
+        await client.say("EHLO client.example")
+        replies.append(await client.say(command))
+        await client.close()
+    return replies
+
+
+@pytest.mark.parametrize("backend", ["file", "next-hop"])
+async def test_failed_logins_of_all_sessions_count(world: Any, users: Path, log: Any, backend: str) -> None:
+    auth = {"backend": backend, "allow_plaintext": True}
+    if backend == "file":
+        auth["path"] = str(users)
+    hop = await world._stack.enter_async_context(ScriptedNextHop({"AUTH": WRONG}, keywords=OFFERED))
+    await world.start(
+        {},
+        listen=[{"address": "127.0.0.1:0", "auth": auth}],
+        access=CLOSED,
+        limits={"failed_logins": 1},
+        relay={"next_hop": [hop.next_hop], "client_identity": "none"},
+    )
+    assert await guess(world, 2) == [WRONG, TOO_MANY, TOO_MANY]
+    assert log.getvalue().count('"login failed"') == 3
+    asked = sum("AUTH" in each.verbs for each in hop.connections)
+    assert asked == (1 if backend == "next-hop" else 0)
+
+
+async def test_users_behind_a_trusted_address_do_not_lock_each_other_out(world: Any, users: Path) -> None:
+    auth = {"backend": "file", "path": str(users), "allow_plaintext": True}
+    await world.start({}, listen=[{"address": "127.0.0.1:0", "auth": auth}], limits={"failed_logins": 1})
+    assert await guess(world, 1) == [WRONG, "235 2.7.0 Authentication successful"]
 
 
 async def next_hop_world(world: Any, script: dict[str, Any], keywords: tuple[str, ...] = OFFERED) -> Any:

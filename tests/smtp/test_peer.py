@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from milterchain.smtp.handler import SessionInfo
 from milterchain.smtp.options import Listener
-from milterchain.smtp.peer import session_info
+from milterchain.smtp.peer import counted_as, session_info
 
 TCP = Listener(name="in", host="::", port=25)
 
@@ -39,3 +40,15 @@ def test_unix():
     info = session_info(asyncio.BaseTransport({"peername": ""}), Listener(path="/run/x"))
     assert (info.family, info.address, info.port) == ("L", "/run/x", 0)
     assert (info.local_address, info.local_port) == ("/run/x", 0)
+
+
+def test_ipv6_clients_are_counted_by_prefix():
+    def info(address):
+        return SessionInfo(listener="smtp", family="6", address=address)
+
+    assert counted_as(info("2001:db8::1")) == counted_as(info("2001:db8::2:3"))
+    assert counted_as(info("2001:db8::1")) != counted_as(info("2001:db8:0:1::1"))
+
+
+def test_ipv4_clients_are_counted_by_address():
+    assert counted_as(SessionInfo(listener="smtp", family="4", address="192.0.2.1")) == "192.0.2.1"

@@ -232,15 +232,6 @@ async def test_unlimited_clients(smtp_site):
         assert await (await site.connect(**where)).rest() == TOO_MANY
 
 
-def test_ipv6_clients_are_counted_by_prefix():
-    def info(address):
-        return SessionInfo(listener="smtp", family="6", address=address)
-
-    client = server_module._client
-    assert client(info("2001:db8::1")) == client(info("2001:db8::2:3"))
-    assert client(info("2001:db8::1")) != client(info("2001:db8:0:1::1"))
-
-
 async def test_drain_closes_idle_sessions(smtp_site):
     async with smtp_site() as site:
         idle = await site.connect()
