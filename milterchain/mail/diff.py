@@ -63,10 +63,10 @@ class HeaderChange:
     after: str | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dumps`."""
+        """Plain values for `json.dumps`; as people count, and as the text has it, the first position is 1."""
         return {
             "kind": self.kind,
-            "position": self.position,
+            "position": self.position + 1,
             "name": self.name,
             "before": self.before,
             "after": self.after,

@@ -154,7 +154,7 @@ async def test_json(command: Any, eml: Path) -> None:
     (change,) = result["changes"]
     assert change["envelope"]["sender"]["after"]["address"] == "<new@example.org>"
     headers = change["message"]["headers"]
-    assert [(header["kind"], header["position"]) for header in headers] == [("changed", 2), ("added", 3)]
+    assert [(header["kind"], header["position"]) for header in headers] == [("changed", 3), ("added", 4)]
 
 
 @pytest.mark.parametrize("received", ["true", "false"])
@@ -172,12 +172,16 @@ async def test_positions_are_those_in_the_users_file(
     async with ScriptedMilter({Command.END_OF_MESSAGE: edits}) as milter:
         config.write_text(f'relay.received = {received}\n[[milter]]\naddress = "{milter.endpoint}"')
         _, out, _ = await command("trace", "--json", "-c", config, eml)
+        _, shown, _ = await command("trace", "-c", config, eml)
     (change,) = json.loads(out)["changes"]
     headers = change["message"]["headers"]
+    assert [f"  @@ header {header['position']} @@" for header in headers] == [
+        line for line in shown.splitlines() if "@@" in line
+    ]
     assert [(header["kind"], header["name"], header["position"]) for header in headers] == [
-        ("added", "X-Top", 0),
-        ("changed", "Subject", 2),
-        ("removed", "To", 1),
+        ("added", "X-Top", 1),
+        ("changed", "Subject", 3),
+        ("removed", "To", 2),
     ]
 
 

@@ -177,7 +177,7 @@ def test_message_json():
     found = changes(ChangeHeader(1, b"B", b""), ReplaceBody(b"one\n"))
     assert json.loads(json.dumps(found.to_json())) == {
         "headers": [
-            {"kind": "removed", "position": 2, "name": "B", "before": "B: 1\r\n\tmore", "after": None}
+            {"kind": "removed", "position": 3, "name": "B", "before": "B: 1\r\n\tmore", "after": None}
         ],
         "body": {
             "before": 17,
