@@ -1,13 +1,14 @@
 """`milterchain check`: does everything that the configuration names answer?
 
-One row for each milter and next hop, and one for the quarantine if nothing can be held there. All are asked
-at once; what cannot be used says why, with its address.
+One row for each milter and next hop, one with the settings of the breaker, and one for the quarantine if
+nothing can be held there. All are asked at once; what cannot be used says why, with its address.
 """
 
 import asyncio
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.text import Text
 
@@ -31,7 +32,7 @@ class Row:
     """What one of them answered.
 
     Attributes:
-        kind: `milter`, `next hop` or `quarantine`.
+        kind: `milter`, `breaker`, `next hop` or `quarantine`.
         name: of the milter; empty for a next hop.
         version: of the milter protocol; empty for a next hop and after a failure.
         details: what was agreed on, or why it cannot be used.
@@ -102,27 +103,37 @@ def _next_hop(status: HopStatus) -> Row:
     )
 
 
+def _unusable(directory: Path) -> str:
+    """What is in the way of writing to a directory that is made when it is first needed; else nothing."""
+    there = next(path for path in (directory, *directory.parents) if os.access(path, os.F_OK))
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return ""
+    return f"{there} is no directory that this user may write to"
+
+
+def _breaker(config: Config) -> list[Row]:
+    """A row with the settings, if there are milters."""
+    if not config.milter:
+        return []
+    breaker = config.breaker
+    details = (
+        f"leaves a milter alone after {breaker.failures} failures in a row, for {breaker.rest:g} s at most"
+    )
+    if unusable := _unusable(breaker.directory):
+        details += f"; check cannot be told of that: {unusable}"
+    return [_place("breaker", breaker.directory, details)]
+
+
 def _quarantine(config: Config) -> list[Row]:
     """A row if messages could not be held."""
     directory = config.quarantine.directory
-    if config.quarantine.action != "hold":
+    if config.quarantine.action != "hold" or not (unusable := _unusable(directory)):
         return []
-    # It is made when it is first needed, by the user who runs the proxy.
-    there = next(path for path in (directory, *directory.parents) if os.access(path, os.F_OK))
-    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-        return []
-    details = f"messages cannot be held there: {there} is no directory that this user may write to"
-    return [
-        Row(
-            kind="quarantine",
-            name="",
-            address=str(directory),
-            ok=False,
-            version="",
-            details=details,
-            seconds=0.0,
-        )
-    ]
+    return [_place("quarantine", directory, f"messages cannot be held there: {unusable}", ok=False)]
+
+
+def _place(kind: str, directory: Path, details: str, *, ok: bool = True) -> Row:
+    return Row(kind=kind, name="", address=str(directory), ok=ok, version="", details=details, seconds=0.0)
 
 
 async def check_all(config: Config) -> tuple[Row, ...]:
@@ -138,7 +149,7 @@ async def check_all(config: Config) -> tuple[Row, ...]:
     finally:
         await hops.close()
     hop_rows = [_next_hop(status) for status in probe.result()]
-    return (*(task.result() for task in milters), *hop_rows, *_quarantine(config))
+    return (*(task.result() for task in milters), *_breaker(config), *hop_rows, *_quarantine(config))
 
 
 def _cells(row: Row) -> list[Cell]:

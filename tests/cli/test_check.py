@@ -38,11 +38,13 @@ async def test_all_is_well(command: Any, tmp_path: Path) -> None:
         )
         code, out, err = await command("check", "-c", path)
     assert (code, err) == (0, "")
-    title, one, two, smtp, discard, maildir = out.splitlines()
+    title, one, two, breaker, smtp, discard, maildir = out.splitlines()
     assert title.split() == ["What", "Name", "Address", "Version", "Time", "Details"]
     assert one.split()[:5] == ["ok", "milter", "one", milter.endpoint, "6"]
     assert one.endswith("  may add headers, quarantine; not sent: body; no answer to: helo; knows: skip")
     assert two.split()[:4] == ["ok", "milter", "two", other.endpoint]
+    assert breaker.split()[:3] == ["ok", "breaker", f"{tmp_path}/breaker"]
+    assert breaker.endswith("  leaves a milter alone after 5 failures in a row, for 10 s at most")
     assert smtp.split()[:4] == ["ok", "next", "hop", hop.next_hop]
     assert "next-hop.test" in smtp
     assert "offers SMTPUTF8, DSN, BINARYMIME, SIZE 52428800" in smtp
@@ -63,7 +65,8 @@ async def test_what_fails_says_why(command: Any, tmp_path: Path) -> None:
         )
         code, out, _ = await command("check", "-c", path)
     assert code == 1
-    _, refuses, missing, hop = out.splitlines()
+    _, refuses, missing, breaker, hop = out.splitlines()
+    assert breaker.startswith("ok ")
     assert all(line.startswith("FAILED") for line in (refuses, missing, hop))
     assert errno.errorcode[errno.ECONNREFUSED] in refuses
     assert errno.errorcode[errno.ENOENT] in missing
@@ -117,6 +120,23 @@ async def test_a_quarantine_that_cannot_be_used(command: Any, tmp_path: Path) ->
     assert not (tmp_path / "fine").exists()
 
 
+async def test_the_breaker(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    async with ScriptedMilter() as milter:
+        path = write(
+            tmp_path,
+            f'[[milter]]\naddress = "{milter.endpoint}"',
+            '[relay]\nnext_hop = ["discard:"]',
+            '[breaker]\nfailures = 3\nrest = "1m"\ndirectory = "file/breaker"',
+        )
+        code, out, _ = await command("check", "-c", path)
+    assert code == 0
+    assert out.splitlines()[2].endswith(
+        "  leaves a milter alone after 3 failures in a row, for 60 s at most; check cannot be told of that:"
+        f" {tmp_path}/file is no directory that this user may write to"
+    )
+
+
 async def test_what_is_no_milter_is_named(command: Any) -> None:
     async with ScriptedMilter(banner=b"220 mail.example ESMTP\r\n") as milter, ScriptedNextHop() as hop:
         code, out, _ = await command("check", "--milter", milter.endpoint, "--next-hop", hop.next_hop)
@@ -131,7 +151,7 @@ async def test_flags_take_the_place_of_what_the_file_says(command: Any, tmp_path
             "check", "-c", path, "--milter", milter.endpoint, "--next-hop", "discard:"
         )
     assert code == 0
-    assert len(out.splitlines()) == 3
+    assert len(out.splitlines()) == 4
 
 
 @pytest.mark.parametrize("name", ["m", "a-milter-with-a-name-that-takes-some-room", ""])
