@@ -10,9 +10,11 @@ The name of an address counts only if that name has the address. What the macros
 ==========  ==============================================================
 
 A look-up never takes longer than its deadline, and what was found is kept as long as the DNS says, within
-bounds. Addresses of the loopback network are `localhost`; nobody is asked about them.
+bounds. Sessions that want the names of one address at the same time share one look-up; it goes on though one
+of them ends. Addresses of the loopback network are `localhost`; nobody is asked about them.
 """
 
+import asyncio
 import logging
 import time
 from collections import OrderedDict
@@ -87,11 +89,11 @@ class DNSLookup:
             self._resolver.nameservers = [
                 dns.nameserver.Do53Nameserver(server.address, server.port) for server in servers
             ]
-        self._resolver.lifetime = timeout
         self._resolver.timeout = timeout / 2  # so that a second server, or try, has its turn
         self._timeout = timeout
         self._clock = clock
         self._known: OrderedDict[str, tuple[ClientNames, float]] = OrderedDict()
+        self._asking: dict[str, asyncio.Task[ClientNames]] = {}
 
     async def __call__(self, address: str) -> ClientNames:
         """Find the names of an IP address."""
@@ -99,11 +101,18 @@ class DNSLookup:
         if known is not None and self._clock() < known[1]:
             self._known.move_to_end(address)
             return known[0]
-        parsed = ip_address(address)
-        if parsed.is_loopback:
-            names, age = LOCAL_NAMES, MAX_AGE
-        else:
-            names, age = await self._ask(parsed)
+        asking = self._asking.get(address)
+        if asking is None:
+            asking = asyncio.get_running_loop().create_task(self._find(address))
+            self._asking[address] = asking
+        return await asyncio.shield(asking)
+
+    async def _find(self, address: str) -> ClientNames:
+        try:
+            parsed = ip_address(address)
+            names, age = (LOCAL_NAMES, MAX_AGE) if parsed.is_loopback else await self._ask(parsed)
+        finally:
+            del self._asking[address]
         self._known[address] = names, self._clock() + age
         self._known.move_to_end(address)
         if len(self._known) > CACHED:
@@ -112,19 +121,21 @@ class DNSLookup:
 
     async def _ask(self, address: IPv4Address | IPv6Address) -> tuple[ClientNames, float]:
         """The names, and for how many seconds they hold."""
-        until = time.monotonic() + self._timeout
         names = UNKNOWN_NAMES
         try:
-            reverse = await self._query(dns.reversename.from_address(str(address)), "PTR", until)
-            # The first one, as the libraries have it that mail servers ask.
-            ptr = b"" if reverse is None else _text(next(iter(reverse)))
-            if reverse is None or not is_hostname(ptr):
-                return UNKNOWN_NAMES, NEGATIVE_AGE
-            names = ClientNames(name=UNKNOWN_NAMES.name, ptr=ptr, resolve=b"FORGED")
-            kind = "A" if address.version == 4 else "AAAA"
-            forward = await self._query(dns.name.from_text(f"{ptr.decode()}."), kind, until)
+            # The resolver's own deadline does not hold for its pauses between two tries.
+            async with asyncio.timeout(self._timeout):
+                reverse = await self._query(dns.reversename.from_address(str(address)), "PTR")
+                # The first one, as the libraries have it that mail servers ask.
+                ptr = b"" if reverse is None else _text(next(iter(reverse)))
+                if reverse is None or not is_hostname(ptr):
+                    return UNKNOWN_NAMES, NEGATIVE_AGE
+                names = ClientNames(name=UNKNOWN_NAMES.name, ptr=ptr, resolve=b"FORGED")
+                kind = "A" if address.version == 4 else "AAAA"
+                forward = await self._query(dns.name.from_text(f"{ptr.decode()}."), kind)
         except _TEMPORARY as error:
-            _logger.info("the name of %s could not be looked up: %s", address, error)
+            why = str(error) or f"no answer within {self._timeout:g} s"
+            _logger.info("the name of %s could not be looked up: %s", address, why)
             return replace(names, resolve=b"TEMP"), TEMPORARY_AGE
         if forward is None:
             return names, NEGATIVE_AGE
@@ -132,11 +143,10 @@ class DNSLookup:
             names = ClientNames(name=ptr, ptr=ptr, resolve=b"OK")
         return names, min(_age(reverse), _age(forward))
 
-    async def _query(self, name: dns.name.Name, kind: str, until: float) -> dns.resolver.Answer | None:
+    async def _query(self, name: dns.name.Name, kind: str) -> dns.resolver.Answer | None:
         """The answer; None if there is none. Raises one of `_TEMPORARY` if nobody knows."""
-        left = max(until - time.monotonic(), 0.0)
         try:
-            return await self._resolver.resolve(name, kind, search=False, lifetime=left)
+            return await self._resolver.resolve(name, kind, search=False, lifetime=self._timeout)
         except _TEMPORARY:
             raise
         except dns.exception.DNSException:

@@ -1,7 +1,7 @@
 """The names of clients, asked from a DNS server of our own on loopback."""
 
 import asyncio
-from typing import Any
+from typing import Any, NoReturn
 
 import dns.asyncresolver
 import dns.flags
@@ -14,7 +14,7 @@ import dns.rrset
 import pytest
 
 from milterchain.proxy import lookup
-from milterchain.proxy.lookup import DNSLookup
+from milterchain.proxy.lookup import DNSLookup, Server
 from milterchain.smtp.handler import UNKNOWN_NAMES, ClientNames
 from milterchain.smtp.identity import LOCAL_NAMES
 
@@ -69,6 +69,42 @@ async def test_what_is_found(dns_server: Any, address: str, zone: Zone, expected
 async def test_a_server_that_is_silent(dns_server: Any, zone: Zone) -> None:
     async with dns_server(zone) as (_, server), asyncio.timeout(5):
         assert (await DNSLookup([server], 0.1)(ADDRESS)).resolve == b"TEMP"
+
+
+async def test_a_resolver_that_does_not_keep_its_deadline() -> None:
+    look_up = DNSLookup([Server("127.0.0.1")], 0.05)
+
+    async def resolve(*_: object, **__: object) -> NoReturn:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    look_up._resolver.resolve = resolve  # type: ignore[method-assign]
+    async with asyncio.timeout(5):
+        assert (await look_up(ADDRESS)).resolve == b"TEMP"
+
+
+async def test_those_who_ask_at_the_same_time_share_the_answer(dns_server: Any) -> None:
+    zone: Zone = {(PTR, "PTR"): ["c.example."], ("c.example.", "A"): [ADDRESS]}
+    async with dns_server(zone) as (asked, server), asyncio.timeout(5):
+        look_up = DNSLookup([server], 3)
+        async with asyncio.TaskGroup() as group:
+            leaving, *others = [group.create_task(look_up(ADDRESS)) for _ in range(9)]
+            await asyncio.sleep(0)
+            leaving.cancel()
+        assert [task.result() for task in others] == [GOOD] * 8
+        assert asked.asked == [(PTR, "PTR"), ("c.example.", "A")]
+
+
+async def test_a_look_up_goes_on_without_the_one_who_asked(dns_server: Any) -> None:
+    zone: Zone = {(PTR, "PTR"): ["c.example."], ("c.example.", "A"): [ADDRESS]}
+    async with dns_server(zone) as (asked, server), asyncio.timeout(5):
+        look_up = DNSLookup([server], 3)
+        async with asyncio.TaskGroup() as group:
+            leaving = group.create_task(look_up(ADDRESS))
+            await asyncio.sleep(0)
+            leaving.cancel()
+        assert await look_up(ADDRESS) == GOOD
+        assert asked.asked == [(PTR, "PTR"), ("c.example.", "A")]
 
 
 async def test_a_second_server_is_asked_in_time(dns_server: Any) -> None:
