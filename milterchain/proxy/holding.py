@@ -35,7 +35,7 @@ _PRINTABLE: Final = bytes(octet if 0x20 <= octet <= 0x7E else 0x3F for octet in 
 
 _OK: Final = Reply.of(250, "2.0.0 Ok")
 _REFUSED: Final = {
-    "tempfail": Reply.of(451, "4.7.1 Message held for inspection - try again later"),
+    "tempfail": Reply.of(451, "4.7.1 Message not accepted - try again later"),
     "reject": Reply.of(550, "5.7.1 Message refused"),
 }
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT}

@@ -208,7 +208,7 @@ async def test_a_reply_that_no_server_may_send(world: Any) -> None:
     ("action", "expected"),
     [
         ("hold", {}),
-        ("tempfail", {"message": "451 4.7.1 Message held for inspection - try again later"}),
+        ("tempfail", {"message": "451 4.7.1 Message not accepted - try again later"}),
         ("reject", {"message": "550 5.7.1 Message refused"}),
     ],
 )
