@@ -23,7 +23,6 @@ BEGIN_TLS: Final = Reply.of(220, "2.0.0 Ready to start TLS")
 EHLO_FIRST: Final = Reply.of(503, "5.5.1 Error: send EHLO first")
 TLS_ACTIVE: Final = Reply.of(503, "5.5.1 Error: TLS already active")
 TLS_FIRST: Final = Reply.of(530, "5.7.0 Must issue a STARTTLS command first")
-IN_TRANSACTION: Final = Reply.of(503, "5.5.1 Error: not in a mail transaction")
 AUTHENTICATED: Final = Reply.of(503, "5.5.1 Error: already authenticated")
 AUTH_FIRST: Final = Reply.of(530, "5.7.0 Authentication required")
 AUTH_NEEDS_TLS: Final = Reply.of(538, "5.7.11 Encryption required for requested authentication mechanism")
@@ -112,7 +111,7 @@ class Security:
         refusal = self._first_of(
             (self.tls is not None, TLS_ACTIVE),
             (not esmtp, EHLO_FIRST),
-            (in_transaction, IN_TRANSACTION),
+            (in_transaction, answers.IN_TRANSACTION),
             (self.login is not None, AUTHENTICATED),
         )
         if refusal is not None:
@@ -140,7 +139,7 @@ class Security:
         refusal = self._first_of(
             (not esmtp, EHLO_FIRST),
             (self.login is not None, AUTHENTICATED),
-            (in_transaction, IN_TRANSACTION),
+            (in_transaction, answers.IN_TRANSACTION),
             (self.tls is None and not self._auth.allow_plaintext, AUTH_NEEDS_TLS),
         )
         if refusal is not None:
