@@ -8,8 +8,6 @@ import smtplib
 import socket
 import ssl
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -35,13 +33,13 @@ from integration.services.filters import (
     start_spamass,
 )
 from integration.services.names import start_names
-from integration.services.postfix import start_postfix
+from integration.services.postfix import Postfix, start_postfix
 from integration.services.process import Run, answers, free_port, wait_for
 from integration.services.proxy import milter_table, start_proxy
 from integration.services.sink import Sink, start_sink
+from integration.services.tls import CERTIFICATES, PAIR
+from integration.services.users import make_users_file
 
-CERTIFICATES = Path(__file__).resolve().parents[1] / "tests" / "certificates"
-PAIR = f'certificate = "{CERTIFICATES / "server.pem"}", key = "{CERTIFICATES / "server.key"}"'
 FRIEND = "192.0.2.7"
 """The one network that friend.test and lenient.test send from."""
 FOREIGN = "198.51.100.23"
@@ -60,12 +58,11 @@ class System(NamedTuple):
     Attributes:
         open: the listener with STARTTLS and AUTH that takes XCLIENT.
         balanced: the listener with implicit TLS that takes PROXY headers.
-        log: of Postfix.
     """
 
     open: str
     balanced: str
-    log: Path
+    postfix: Postfix
     sink: Sink
 
 
@@ -102,15 +99,7 @@ def milters(run: Run, nameserver: str, key: SigningKey) -> list[str]:
 
 @pytest.fixture(scope="module")
 def users(run: Run) -> Path:
-    hashed = subprocess.run(
-        [sys.executable, "-m", "milterchain", "hash-password", "me"],
-        input=b"correct horse\n",
-        capture_output=True,
-        check=True,
-    )
-    path = run.place("users") / "users"
-    path.write_bytes(hashed.stdout)
-    return path
+    return make_users_file(run, ("me", "correct horse"))
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +131,7 @@ def system(run: Run, milters: list[str], users: Path) -> System:
         f'tls = {{ {PAIR}, mode = "implicit" }}\n',
     )
     wait_for(lambda: answers(f"inet:{balanced}"), "the second listener answers")
-    return System(proxy.address, balanced, run.directory / "postfix-mail.log", sink)
+    return System(proxy.address, balanced, postfix, sink)
 
 
 def _context() -> ssl.SSLContext:
@@ -236,16 +225,6 @@ def results(content: bytes, *authorities: str) -> str:
     return "\n".join(line for line in lines if line.partition(";")[0] in (authorities or (AUTHSERV,)))
 
 
-def logged(system: System, *parts: str) -> None:
-    """Wait until Postfix has logged a line with all of these."""
-
-    def found() -> bool:
-        lines = system.log.read_text(errors="replace").splitlines()
-        return any(all(part in line for part in parts) for line in lines)
-
-    wait_for(found, f"{parts} in the log of Postfix")
-
-
 def lookup(key: SigningKey) -> Callable[..., bytes]:
     """For dkimpy, instead of the DNS."""
 
@@ -275,7 +254,7 @@ def test_the_right_address_passes(system: System, connect: Connect) -> None:
         b"(using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384 (256/256 bits))"
         b"\r\n\t(No client certificate requested)\r\n\tby mx.example.test (milterchain) with ESMTPS id "
     ) in content
-    logged(system, f"[{FRIEND}]", ": client=")
+    system.postfix.logged(f"[{FRIEND}]", ": client=")
 
 
 def test_the_wrong_address_fails(system: System, connect: Connect) -> None:
@@ -366,7 +345,7 @@ def test_what_users_send_is_signed(system: System, key: SigningKey) -> None:
     assert b"with ESMTPSA id " in signed
     # They send from wherever they are.
     assert not results(signed)
-    logged(system, f"client=client.example.net[{FOREIGN}]", "sasl_username=me")
+    system.postfix.logged(f"client=client.example.net[{FOREIGN}]", "sasl_username=me")
 
     # A mailing list somewhere else passes it back to us.
     returned = sent(system, by_xclient, FRIEND, "list@friend.test", "back@example.org", signed)
@@ -395,7 +374,7 @@ def test_a_stranger_becomes_a_user(system: System, key: SigningKey) -> None:
     assert b"\r\nDKIM-Signature:" not in first
     assert not results(second)
     assert dkim.DKIM(second).verify(dnsfunc=lookup(key))
-    logged(system, f"client=client.example.net[{FRIEND}]", "sasl_username=me")
+    system.postfix.logged(f"client=client.example.net[{FRIEND}]", "sasl_username=me")
 
 
 def test_strangers_do_not_relay(system: System, connect: Connect) -> None:

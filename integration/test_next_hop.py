@@ -1,22 +1,17 @@
 """Towards real next hops: TLS, our own login, XCLIENT and XFORWARD with Postfix; LMTP with Dovecot."""
 
-from pathlib import Path
-
 import pytest
 
 from integration.corpus import head
 from integration.readme import blocks
 from integration.services.dovecot import Dovecot, start_dovecot
 from integration.services.postfix import Postfix, start_postfix
-from integration.services.process import Run, wait_for
+from integration.services.process import Run
 from integration.services.proxy import Proxy, start_proxy
 from integration.services.secured import Secured, secured
 from integration.services.sink import Sink, start_sink
 from integration.services.smtp import Client, Outcome
-from integration.services.tls import make_certificates
-
-CERTIFICATES = Path(__file__).resolve().parents[1] / "tests" / "certificates"
-"""For 127.0.0.1."""
+from integration.services.tls import CERTIFICATES, make_certificates
 
 KNOWN, STRANGER = "127.0.0.5", "127.0.0.6"
 """Addresses on this machine. Postfix relays for the first one only, milterchain for neither."""
@@ -53,17 +48,6 @@ def _send(
     return outcome
 
 
-def _logged(run: Run, postfix: Postfix, *parts: str) -> str:
-    """Wait for a line of the mail log that has all these parts."""
-    log = run.directory / f"{postfix.name}-mail.log"
-
-    def found() -> str | None:
-        lines = log.read_text(errors="replace").splitlines()
-        return next((line for line in lines if all(part in line for part in parts)), None)
-
-    return wait_for(found, f"{parts} in the log of {postfix.name}") or ""
-
-
 @pytest.fixture(scope="module")
 def identified(run: Run, sink: Sink) -> tuple[Proxy, Postfix]:
     """A Postfix that decides by the client's address, as XCLIENT tells it."""
@@ -85,22 +69,22 @@ def identified(run: Run, sink: Sink) -> tuple[Proxy, Postfix]:
     return proxy, postfix
 
 
-def test_postfix_relays_for_whom_it_knows(run: Run, identified: tuple[Proxy, Postfix], sink: Sink) -> None:
+def test_postfix_relays_for_whom_it_knows(identified: tuple[Proxy, Postfix], sink: Sink) -> None:
     proxy, postfix = identified
     assert _send(proxy, "known@example.net", source=KNOWN, helo="known.example.test").accepted
     received = sink.content(sink.wait_for_mail_to("known@example.net"))
     postfix_s = received[: received.index(b"(milterchain)")]
     assert b"from known.example.test (unknown [127.0.0.5])" in postfix_s
     assert b"(using TLSv1.3 with cipher" in postfix_s
-    _logged(run, postfix, f"client=unknown[{KNOWN}]")
+    postfix.logged(f"client=unknown[{KNOWN}]")
 
 
-def test_postfix_refuses_strangers_in_its_own_words(run: Run, identified: tuple[Proxy, Postfix]) -> None:
+def test_postfix_refuses_strangers_in_its_own_words(identified: tuple[Proxy, Postfix]) -> None:
     proxy, postfix = identified
     (answer,) = _send(proxy, "other@example.net", source=STRANGER, helo="stranger.example.test").rcpt
     assert answer.code == 454
     assert b"<other@example.net>: Relay access denied" in answer.text
-    _logged(run, postfix, f"from unknown[{STRANGER}]", "Relay access denied", "helo=<stranger.example.test>")
+    postfix.logged(f"from unknown[{STRANGER}]", "Relay access denied", "helo=<stranger.example.test>")
 
 
 def test_several_messages_in_one_session(identified: tuple[Proxy, Postfix], sink: Sink) -> None:
@@ -130,7 +114,7 @@ def test_xforward_is_for_the_log(run: Run, sink: Sink) -> None:
         relay=VERIFY.replace("verify", "encrypt"),
     )
     assert _send(proxy, "forwarded@example.net", source=KNOWN).accepted
-    line = _logged(run, postfix, f"orig_client=unknown[{KNOWN}]")
+    line = postfix.logged(f"orig_client=unknown[{KNOWN}]")
     received = sink.content(sink.wait_for_mail_to("forwarded@example.net"))
     queue_id = line.partition("orig_queue_id=")[2].partition(",")[0]
     assert queue_id
@@ -175,7 +159,7 @@ def test_a_smarthost_wants_a_login(run: Run, sink: Sink, login: Secured, scheme:
         if accepted:
             assert outcome.accepted
             sink.wait_for_mail_to(f"{scheme}{number}@example.net")
-            _logged(run, postfix, "sasl_method=PLAIN", "sasl_username=me")
+            postfix.logged("sasl_method=PLAIN", "sasl_username=me")
         else:
             assert outcome.rcpt[0].code == 451
 

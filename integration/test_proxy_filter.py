@@ -8,7 +8,7 @@ from integration.corpus import head
 from integration.readme import blocks
 from integration.services.haproxy import start_haproxy
 from integration.services.postfix import Postfix, start_postfix
-from integration.services.process import Run, wait_for
+from integration.services.process import Run
 from integration.services.proxy import Proxy, milter_table, start_proxy
 from integration.services.sink import Sink, start_sink
 from integration.services.smtp import Client, Outcome
@@ -65,11 +65,6 @@ def send(system: System, recipient: bytes, *, helo: bytes = b"EHLO client.exampl
     return outcome
 
 
-def log_of(system: System, postfix: Postfix) -> str:
-    path = system.proxy.run.directory / f"{postfix.name}-mail.log"
-    return path.read_text(errors="replace")
-
-
 def test_the_milters_are_told_of_the_original_client(system: System) -> None:
     assert send(system, b"<one@example.org>").accepted
     system.sink.wait_for_mail_to("one@example.org")
@@ -84,10 +79,7 @@ def test_the_milters_are_told_of_the_original_client(system: System) -> None:
 def test_the_postfix_behind_logs_the_original_client(system: System) -> None:
     assert send(system, b"<two@example.org>").accepted
     system.sink.wait_for_mail_to("two@example.org")
-    wait_for(
-        lambda: "client=client.example.test[192.0.2.7]" in log_of(system, system.behind),
-        "the client is logged",
-    )
+    system.behind.logged("client=client.example.test[192.0.2.7]")
 
 
 def test_the_final_reply_is_that_of_the_postfix_behind(system: System) -> None:

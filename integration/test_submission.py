@@ -1,21 +1,18 @@
 """Users hand in their mail: swaks, over TLS and with a login, to Postfix, which learns who they are."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from integration.services.postfix import start_postfix
-from integration.services.process import Run, wait_for
+from integration.services.postfix import Postfix, start_postfix
+from integration.services.process import Run
 from integration.services.proxy import Proxy, start_proxy
 from integration.services.secured import secured
 from integration.services.sink import Sink, start_sink
-from integration.services.tls import make_certificates
+from integration.services.tls import CERTIFICATES, PAIR, make_certificates
+from integration.services.users import make_users_file
 
-CERTIFICATES = Path(__file__).resolve().parents[1] / "tests" / "certificates"
-"""For 127.0.0.1."""
-PAIR = f'certificate = "{CERTIFICATES / "server.pem"}", key = "{CERTIFICATES / "server.key"}"'
 NOBODY = '["192.0.2.0/24"]'
 
 
@@ -27,16 +24,7 @@ def sink(run: Run, nameserver: str) -> Sink:
 
 @pytest.fixture(scope="module")
 def users(run: Run) -> Path:
-    """Made with the command that makes them."""
-    made = subprocess.run(
-        [sys.executable, "-m", "milterchain", "hash-password", "me"],
-        input=b"correct horse\n",
-        capture_output=True,
-        check=True,
-    )
-    path = run.place("users") / "users"
-    path.write_bytes(made.stdout)
-    return path
+    return make_users_file(run, ("me", "correct horse"))
 
 
 def _swaks(proxy: Proxy, recipient: str, *options: str) -> "subprocess.CompletedProcess[str]":
@@ -45,18 +33,8 @@ def _swaks(proxy: Proxy, recipient: str, *options: str) -> "subprocess.Completed
     return subprocess.run([*command, *options], check=False, capture_output=True, text=True, timeout=60)
 
 
-def _logged(run: Run, name: str, *parts: str) -> None:
-    log = run.directory / f"{name}-mail.log"
-
-    def found() -> bool:
-        lines = log.read_text(errors="replace").splitlines()
-        return any(all(part in line for part in parts) for line in lines)
-
-    wait_for(found, f"{parts} in the log of {name}")
-
-
 @pytest.fixture(scope="module", params=["starttls", "implicit"])
-def by_file(request: pytest.FixtureRequest, run: Run, sink: Sink, users: Path) -> tuple[Proxy, str, str]:
+def by_file(request: pytest.FixtureRequest, run: Run, sink: Sink, users: Path) -> tuple[Proxy, str, Postfix]:
     """A listener with its own users, before a Postfix that relays for whoever has logged in."""
     mode: str = request.param
     postfix = start_postfix(
@@ -78,13 +56,11 @@ def by_file(request: pytest.FixtureRequest, run: Run, sink: Sink, users: Path) -
         listen=f'tls = {{ {PAIR}, mode = "{mode}", required = true }}\n'
         f'auth = {{ backend = "file", path = "{users}" }}\n',
     )
-    return proxy, "--tls" if mode == "starttls" else "--tls-on-connect", postfix.name
+    return proxy, "--tls" if mode == "starttls" else "--tls-on-connect", postfix
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
-def test_a_user_may_send_anywhere(
-    run: Run, by_file: tuple[Proxy, str, str], sink: Sink, mechanism: str
-) -> None:
+def test_a_user_may_send_anywhere(by_file: tuple[Proxy, str, Postfix], sink: Sink, mechanism: str) -> None:
     proxy, tls, postfix = by_file
     recipient = f"{mechanism.lower()}{tls}@example.net"
     login = ["--auth", mechanism, "--auth-user", "me", "--auth-password", "correct horse"]
@@ -93,10 +69,10 @@ def test_a_user_may_send_anywhere(
     received = sink.content(sink.wait_for_mail_to(recipient))
     assert b"(using TLSv1.3 with cipher" in received
     assert b"with ESMTPSA id" in received
-    _logged(run, postfix, "[127.0.0.1]", "sasl_username=me")
+    postfix.logged("[127.0.0.1]", "sasl_username=me")
 
 
-def test_strangers_and_wrong_passwords(by_file: tuple[Proxy, str, str]) -> None:
+def test_strangers_and_wrong_passwords(by_file: tuple[Proxy, str, Postfix]) -> None:
     proxy, tls, _ = by_file
     assert (
         "<b@example.net>: Recipient address rejected: Access denied"
@@ -130,6 +106,6 @@ def test_the_next_hop_knows_the_users(run: Run, sink: Sink) -> None:
     done = _swaks(proxy, "asked@example.net", *credentials, "correct horse")
     assert done.returncode == 0, done.stdout
     sink.wait_for_mail_to("asked@example.net")
-    _logged(run, postfix.name, "sasl_username=me")
+    postfix.logged("sasl_username=me")
     assert "535 5.7.8 " in _swaks(proxy, "asked@example.net", *credentials, "wrong").stdout
     assert "530 5.7.0 " in _swaks(proxy, "asked@example.net", "--tls").stdout

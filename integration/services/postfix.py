@@ -143,6 +143,16 @@ class Postfix:
             self.service.stop()
             self.service = None
 
+    def logged(self, *parts: str) -> str:
+        """Wait for a line of the mail log that has all these parts, and return it."""
+        log = self.run.directory / f"{self.name}-mail.log"
+
+        def found() -> str | None:
+            lines = log.read_text(errors="replace").splitlines()
+            return next((line for line in lines if all(part in line for part in parts)), None)
+
+        return wait_for(found, f"{parts} in the log of {self.name}") or ""
+
     def queued(self) -> int:
         """How many whole messages wait in the queue."""
         count = 0

@@ -1,4 +1,4 @@
-"""Certificates of one run: an authority, the server's certificate, and one of a client."""
+"""Certificates: those of the unit tests, and for one run an authority, a server's and a client's."""
 
 import ssl
 import subprocess
@@ -8,6 +8,10 @@ from pathlib import Path
 from integration.services.process import Run
 
 DAYS = "2"
+CERTIFICATES = Path(__file__).resolve().parents[2] / "tests" / "certificates"
+"""Those of the unit tests: the server's is for 127.0.0.1, too."""
+PAIR = f'certificate = "{CERTIFICATES / "server.pem"}", key = "{CERTIFICATES / "server.key"}"'
+"""The server's, as a listener's configuration has it."""
 CLIENT_NAME = "client.example.test"
 
 
