@@ -32,6 +32,11 @@ class Caller:
         """Where a message comes from, as XFORWARD tells."""
         return cls(client=client_info(info), helo=info.helo, esmtp=info.esmtp)
 
+    def named(self, names: ClientNames) -> "Caller":
+        """The same client with names, which are looked up when it may have begun TLS already."""
+        client = replace(self.client, name=names.name, ptr=names.ptr, resolve=names.resolve)
+        return replace(self, client=client)
+
     def greeted(self, helo: bytes, *, esmtp: bool) -> "Caller":
         """The same client after HELO or EHLO."""
         return Caller(client=self.client, helo=helo, esmtp=esmtp)
@@ -45,14 +50,9 @@ class Caller:
         return replace(self, client=replace(self.client, auth=auth))
 
 
-def client_info(info: SessionInfo, names: ClientNames | None = None) -> ClientInfo:
-    """What the milters are told of the client.
-
-    Args:
-        info: the client.
-        names: its names, if it has been looked up.
-    """
-    names = info.names or names or UNKNOWN_NAMES
+def client_info(info: SessionInfo) -> ClientInfo:
+    """What the milters are told of the client, before it is looked up."""
+    names = info.names or UNKNOWN_NAMES
     return ClientInfo(
         address=info.address,
         port=info.port,

@@ -261,9 +261,8 @@ class ProxySession:
         if info.peer:
             self._log.debug("client of a proxy", client=info.address, port=info.port, proxy=info.peer)
         if info.names is None and lookup is not None and info.family in {"4", "6"}:
-            client = client_info(info, await lookup(info.address))
-            self._own = self._told = Caller(client=client)
-            self._chain.identify(client)
+            self._own = self._told = self._own.named(await lookup(info.address))
+            self._chain.identify(self._own.client)
 
     def _know(self, own: Caller) -> bool:
         """Remember more of the client that is connected; whether the milters' present session is about it."""

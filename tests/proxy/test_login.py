@@ -76,8 +76,9 @@ async def test_tls_is_told(world: Any) -> None:
     )
 
 
-async def test_implicit_tls(world: Any) -> None:
-    await world.start({}, listen=listen(tls={**TLS, "mode": "implicit"}))
+@pytest.mark.parametrize("lookup", [False, True])
+async def test_implicit_tls(world: Any, lookup: bool) -> None:  # noqa: FBT001 - pytest passes it by name
+    await world.start({}, listen=listen(tls={**TLS, "mode": "implicit"}), dns={"lookup": lookup})
     address = world.app.addresses[0]
     reader, writer = await asyncio.open_connection(
         address.host, address.port, ssl=context(), server_hostname="mx.example"
@@ -87,6 +88,7 @@ async def test_implicit_tls(world: Any) -> None:
     assert (await client.send()).startswith("250 ")
     await client.close()
     (message,) = world.hop.accepted
+    assert b"(localhost [127.0.0.1])" in message.data if lookup else b"(unknown [127.0.0.1])" in message.data
     assert b"(No client certificate requested)" in message.data
     assert b" with ESMTPS id " in message.data
 
