@@ -49,7 +49,9 @@ def _talk(
             answers += _answers(client.send(each.encode(), RECIPIENTS, content))
             answers.append(client.command(b"RSET"))
         answers.append(client.command(b"QUIT"))
-    return [_shape(answer) for answer in answers if answer is not None], side.arrived_since(before)
+    # Postfix delivers its queue in any order.
+    arrived = sorted(side.arrived_since(before), key=lambda arrival: arrival.sender)
+    return [_shape(answer) for answer in answers if answer is not None], arrived
 
 
 def _answers(outcome: Outcome) -> Iterator[Answer | None]:
