@@ -56,7 +56,7 @@ def free_port(host: str = "127.0.0.1") -> int:
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(10_000, lowest) if lowest > 11_000 else 0
-        with socket.socket() as probe:
+        with socket.socket(_family(host)) as probe:
             try:
                 probe.bind((host, port))
             except OSError:
@@ -65,15 +65,20 @@ def free_port(host: str = "127.0.0.1") -> int:
             return found
 
 
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 def answers(address: str) -> bool:
-    """Whether somebody listens at `inet:HOST:PORT` or `unix:/PATH`."""
+    """Whether somebody listens at `inet:HOST:PORT`, `inet6:HOST:PORT` or `unix:/PATH`."""
     family, _, rest = address.partition(":")
     where: str | tuple[str, int]
     if family == "unix":
         kind, where = socket.AF_UNIX, rest
     else:
         host, _, port = rest.rpartition(":")
-        kind, where = socket.AF_INET, (host, int(port))
+        host = host.strip("[]")
+        kind, where = _family(host), (host, int(port))
     with socket.socket(kind) as probe:
         probe.settimeout(1)
         try:

@@ -48,6 +48,7 @@ def start_proxy(
     next_hop: str,
     milters: Sequence[str] = (),
     name: str = "milterchain",
+    host: str = "127.0.0.1",
     hostname: str = "mx.example.test",
     message_size: str = "50MiB",
     listen: str = "",
@@ -64,6 +65,7 @@ def start_proxy(
         next_hop: as the configuration spells it, such as `smtp:127.0.0.1:10025`.
         milters: `[[milter]]` tables in their order, see `milter_table`.
         name: of its directory and log.
+        host: where it listens; an IPv6 address in brackets.
         hostname: its own name, in the greeting and in Received.
         message_size: the limit, as the configuration spells it.
         listen: more lines of the `[[listen]]` table.
@@ -74,7 +76,7 @@ def start_proxy(
         relay: more lines of `[relay]`.
     """
     place = run.place(name)
-    address = f"127.0.0.1:{free_port()}"
+    address = f"{host}:{free_port(host.strip('[]'))}"
     config = place / "milterchain.toml"
     config.write_text(
         "\n".join(

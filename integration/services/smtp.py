@@ -49,7 +49,7 @@ class Outcome:
 
 
 class Client:
-    """One SMTP session, from the address `source` if that is given."""
+    """One SMTP session, from the address `source` if that is given, that begins with the header `proxied`."""
 
     def __init__(
         self,
@@ -58,11 +58,13 @@ class Client:
         helo: bytes | None = b"EHLO client.example.test",
         timeout: float = TIMEOUT,
         source: str | None = None,
+        proxied: bytes = b"",
     ):
         host, _, port = address.rpartition(":")
         bound = (source, 0) if source else None
-        self._socket = socket.create_connection((host, int(port)), timeout, bound)
+        self._socket = socket.create_connection((host.strip("[]"), int(port)), timeout, bound)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.write(proxied)
         self._reader = self._socket.makefile("rb")
         self.banner = self.read()
         self.greeting = self.command(helo) if helo is not None and self.banner.code == 220 else None

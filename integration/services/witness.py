@@ -29,9 +29,9 @@ class Witness:
                 yield {**event["values"], "session": event["session"]}
 
 
-def start_witness(run: Run, name: str = "witness") -> Witness:
+def start_witness(run: Run, name: str = "witness", *, host: str = "127.0.0.1") -> Witness:
     """Start it."""
-    address = f"inet:127.0.0.1:{free_port()}"
+    address = f"{'inet6' if ':' in host else 'inet'}:{host}:{free_port(host)}"
     argv = (sys.executable, "-c", LAUNCH, "log-milter", "--json", "--listen", address)
     service = run.spawn(name, argv)
     service.wait_ready(lambda: answers(address))
