@@ -68,7 +68,7 @@ class _Decision:
     def _give_up(self) -> None:
         for member, answer in self._answers:
             if answer.verdict is None and not self._future.done():
-                member.give_up(MilterTimeoutError("no verdict in time, only signs of progress"))
+                member.give_up(MilterTimeoutError("no verdict in time"))
 
 
 async def drain(members: Iterable[Member], deadline: float) -> None:
@@ -79,4 +79,4 @@ async def drain(members: Iterable[Member], deadline: float) -> None:
                 async with asyncio.timeout_at(deadline):
                     await member.drained()
             except TimeoutError:
-                member.give_up(MilterTimeoutError("no verdict in time, only signs of progress"))
+                member.give_up(MilterTimeoutError("no verdict in time"))

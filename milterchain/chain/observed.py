@@ -4,8 +4,9 @@ What they would have done is told to the observer and counted: each verdict that
 end of each message verdict, edits and whether the message was to be held.
 
 Nobody waits for what they say before the content, unless they are very far behind. There they have
-`OBSERVED_CONTENT` seconds in all, the time for what they still owe included. One that is late has failed, for
-this session, and costs nothing more.
+`OBSERVED_CONTENT` seconds in all, the time for what they still owe included, and never more than half of what
+the message has left: others have to be asked, too. One that is late has failed, for this session, and costs
+nothing more.
 """
 
 import asyncio
@@ -51,7 +52,8 @@ async def show_content(member: Member, parcel: Parcel, deadline: float) -> None:
         OSError: the message cannot be read.
     """
     loop = asyncio.get_running_loop()
-    limit = min(deadline, loop.time() + OBSERVED_CONTENT)
+    now = loop.time()
+    limit = now + min(OBSERVED_CONTENT, (deadline - now) / 2)
     await drain((member,), limit)
     takes_part = member.in_message
     heard = await member.content(parcel, limit)

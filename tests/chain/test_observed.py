@@ -141,6 +141,18 @@ async def test_silence_costs_little(lab, stage, monkeypatch):
     assert len(notes.faults) == 1
 
 
+@pytest.mark.parametrize("stage", [Command.DATA, Command.END_OF_MESSAGE])
+async def test_silence_leaves_time_for_the_others(lab, stage):
+    """Also where all milters together have little."""
+    await lab.milter({stage: Silence()})
+    await lab.milter({stage: Silence()})
+    await lab.milter({Command.END_OF_MESSAGE: [AddHeader(b"X-Third", b"1"), Accept()]})
+    session = await lab.greeted(WATCHED, WATCHED, message_timeout=2.0)
+    outcome = await lab.send(session)
+    assert outcome.verdict.kind is Kind.CONTINUE
+    assert b"X-Third: 1" in outcome.message.headers.raw
+
+
 async def test_nobody_waits_for_it_before_the_content(lab):
     go = asyncio.Event()
     await lab.milter({Command.RCPT: [Late(go), Reject()]})
