@@ -7,6 +7,7 @@ the connection is closed: nobody can know which reply would belong to which comm
 """
 
 from collections import deque
+from collections.abc import Callable
 from itertools import repeat
 from typing import NoReturn, TypeAlias
 
@@ -21,7 +22,6 @@ from milterchain.errors import (
 from milterchain.milter.flags import DATA_SIZE_1M, DATA_SIZE_64K, Command, Protocol, Response
 from milterchain.milter.framing import PacketReader, encode_packet
 from milterchain.milter.messages import (
-    Abort,
     AnyCommand,
     AnyResponse,
     Continue,
@@ -57,7 +57,7 @@ _CONTINUE = encode_packet(Response.CONTINUE)
 _MTA, _MILTER = Role.MTA, Role.MILTER
 _START, _OFFERED, _NEW = State.START, State.OFFERED, State.NEW
 _IDLE, _CLOSED = State.IDLE, State.CLOSED
-_END_OF_MESSAGE, _MACRO = Command.END_OF_MESSAGE, Command.MACRO
+_ABORT, _END_OF_MESSAGE, _MACRO = Command.ABORT, Command.END_OF_MESSAGE, Command.MACRO
 _RESTARTS = frozenset({Command.HELO, Command.MAIL})
 _NAMES = {int(code): code.name for code in (*Command, *Response)}
 _UNDECLINED = transitions(frozenset())
@@ -96,7 +96,7 @@ class Connection:
         self._answered: frozenset[Command] = frozenset({Command.OPTNEG})
         self._table = _UNDECLINED
         self._offer: OptNeg | None = None
-        self._pending: AnyCommand | None = None
+        self._pending: tuple[int, bytes] | None = None
 
     @property
     def outstanding(self) -> int:
@@ -171,16 +171,20 @@ class Connection:
         Raises:
             LocalProtocolError: as `send`.
         """
-        possible = self.role is _MILTER and self.negotiated is not None and self.state is not _CLOSED
-        if not possible or not self._outstanding:
-            return self.send(Continue())
-        # To every command it is a legal reply, and it changes no state.
-        self._outstanding.popleft()
-        return _CONTINUE
+        if self._outstanding and self.state is not _CLOSED and self.role is _MILTER and self.negotiated:
+            # To every command it is a legal reply, and it changes no state.
+            self._outstanding.popleft()
+            return _CONTINUE
+        return self.send(Continue())
 
     def receive_data(self, data: bytes | memoryview) -> None:
         """Take bytes from the peer; a view is of memory that may change afterwards."""
         self._reader.feed(data)
+
+    @property
+    def feed(self) -> Callable[[memoryview, int], None]:
+        """What takes the first so many bytes of a view, for who receives often; else as `receive_data`."""
+        return self._reader.feed_from
 
     def next_event(self) -> Event | None:
         """The next message from the peer.
@@ -198,13 +202,46 @@ class Connection:
         if self.state is _CLOSED:
             return None
         try:
-            return self._next_response() if self.role is _MTA else self._next_command()
+            if self.role is _MTA:
+                return self._next_response()
+            packet = self.next_command()
+            return None if packet is None else decode_command(*packet)
         except LocalProtocolError as error:
             self.state = _CLOSED
             raise RemoteProtocolError(str(error)) from error
         except MilterError:
             self.state = _CLOSED
             raise
+
+    def next_command(self) -> tuple[int, bytes] | None:
+        """(milter) The next command as its code and its payload, which nobody has read yet.
+
+        Otherwise as `next_event`, which makes a value of each: a server has no use for most of them.
+        """
+        try:
+            while not self._outstanding and self.state is not _CLOSED:
+                packet = self._pending or self._reader.next_packet()
+                if packet is None:
+                    return None
+                self._pending = None
+                code = packet[0]
+                after = self._table[self.state].get(code)
+                if after is None or self.negotiated is None:
+                    packet = self._judge(code, packet[1])
+                    if packet is None:
+                        continue
+                else:
+                    self.state = after
+                    if code in self._answered:
+                        self._outstanding.append(code)
+                return packet
+        except LocalProtocolError as error:
+            self.state = _CLOSED
+            raise RemoteProtocolError(str(error)) from error
+        except MilterError:
+            self.state = _CLOSED
+            raise
+        return None
 
     def continues(self) -> int:
         """(MTA) Take the plain Continue replies to content before the end of the message, all at once.
@@ -276,27 +313,13 @@ class Connection:
 
     # The milter's side
 
-    def _next_command(self) -> AnyCommand | None:
-        while not self._outstanding:
-            command = self._pending
-            self._pending = None
-            if command is None:
-                packet = self._reader.next_packet()
-                if packet is None:
-                    return None
-                command = decode_command(*packet)
-            if command.code is _MACRO:
-                if self.negotiated is None:
-                    self._refuse("macros before option negotiation")
-                return command
-            event = self._accept(command)
-            if event is not None:
-                return event
-        return None
-
-    def _accept(self, command: AnyCommand) -> AnyCommand | None:
-        """Move on by a command; the event it makes, None if it vanishes."""
-        code = command.code
+    def _judge(self, code: int, payload: bytes) -> tuple[int, bytes] | None:
+        """Move on by an unusual command; what it comes to, None if it vanishes."""
+        if code == _MACRO:
+            if self.negotiated is None:
+                self._refuse("macros before option negotiation")
+            return code, payload
+        command = decode_command(code, payload)
         after = self._table[self.state].get(code)
         if after is None:
             after = TOLERATED.get(self.state, {}).get(code)
@@ -305,16 +328,16 @@ class Connection:
                     return None
                 self._refuse(f"{_name(code)} is not possible now: {self.state.value}")
             if code in _RESTARTS:
-                self._pending = command
+                self._pending = code, payload
                 self.state = _IDLE
-                return Abort()
+                return _ABORT, b""
         self.state = after
         if after is _OFFERED:
             assert isinstance(command, OptNeg)
             self._offer = command
         if code in self._answered:
             self._outstanding.append(code)
-        return command
+        return code, payload
 
     def _respond(self, message: Event) -> None:
         if not self._outstanding or self.state is _CLOSED:

@@ -18,7 +18,7 @@ OVERHEAD = 5
 _HEAD = struct.Struct("!IB")
 _LENGTH = struct.Struct("!I")
 _SHORT = 1024
-"""Bytes of payload below which copying them twice costs less than a view of them."""
+"""Bytes below which copying them twice costs less than a view of them."""
 _MAX_LENGTH = 0xFFFFFFFF
 _QUOTED = 60
 """Bytes of a foreign protocol that are quoted in the error."""
@@ -77,34 +77,36 @@ class PacketReader:
             nothing has to be added or removed: large packets are mostly alone.
     """
 
-    __slots__ = ("_first", "_whole", "max_payload", "unread")
+    __slots__ = ("_first", "_longest", "_whole", "max_payload", "unread")
 
     def __init__(self, max_payload: int) -> None:
         self.max_payload = max_payload
+        self._longest = max_payload + 1
         self.unread: bytes | bytearray = b""
         self._first = True
         self._whole: tuple[int, bytes] | None = None
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Take what was received; a view of memory that will change is copied, a large packet only once."""
+        """Take what was received; a view of memory that will change is copied."""
         if self.unread:
             buffer = self._changeable()
             buffer += data
         elif isinstance(data, bytes):
             self.unread = data
-        elif len(data) < _SHORT:
-            self.unread = data.tobytes()
         else:
-            self._copy(data)
+            self.unread = bytearray(data) if len(data) > _SHORT else data.tobytes()
 
-    def _copy(self, data: memoryview) -> None:
-        (length,) = _LENGTH.unpack_from(data)
-        if length + 4 != len(data):
-            self.unread = bytearray(data)
-        elif self._first or self._whole is not None or length - 1 > self.max_payload:
-            self.unread = data.tobytes()
-        else:
-            self._whole = (data[4], data[5:].tobytes())
+    def feed_from(self, view: memoryview, size: int) -> None:
+        """Take the first `size` bytes of memory that will change; of one packet only the payload is copied.
+
+        One packet is the most that an MTA says before it waits for a reply.
+        """
+        if size >= OVERHEAD and not self.unread and self._whole is None:
+            length, code = _HEAD.unpack_from(view)
+            if length + 4 == size and length <= self._longest and not self._first:
+                self._whole = code, view[OVERHEAD:size].tobytes()
+                return
+        self.feed(view[:size])
 
     def _changeable(self) -> bytearray:
         buffer = self.unread
@@ -125,19 +127,17 @@ class PacketReader:
             return packet
         buffer = self.unread
         size = len(buffer)
-        if size < 4:
+        if size < OVERHEAD:
+            # Less than a code: but what cannot be a packet is refused as soon as it shows.
+            if size >= 4:
+                self._check(_LENGTH.unpack_from(buffer)[0])
             return None
-        if self._first:
-            if buffer[0]:
-                raise _foreign(bytes(buffer))
-            self._first = False
-        (length,) = _LENGTH.unpack_from(buffer)
-        if not 0 <= length - 1 <= self.max_payload:
-            raise self._impossible(length)
+        length, code = _HEAD.unpack_from(buffer)
+        if self._first or length > self._longest or not length:
+            self._check(length)
         end = length + 4
         if size < end:
             return None
-        code = buffer[4]
         if isinstance(buffer, bytes):
             payload = buffer[5:end]
             if size - end < _SHORT:
@@ -151,10 +151,16 @@ class PacketReader:
         self._drop(end)
         return code, payload
 
-    def _impossible(self, length: int) -> RemoteProtocolError:
+    def _check(self, length: int) -> None:
+        """Refuse what cannot be a packet."""
+        if self._first:
+            if self.unread[0]:
+                raise _foreign(bytes(self.unread))
+            self._first = False
         if not length:
-            return RemoteProtocolError("packet of length 0")
-        return PacketTooLargeError(f"packet of {length} bytes announced, {self.max_payload + 1} are the most")
+            raise RemoteProtocolError("packet of length 0")
+        if length > self._longest:
+            raise PacketTooLargeError(f"packet of {length} bytes announced, {self._longest} are the most")
 
     def _drop(self, size: int) -> None:
         if len(self.unread) == size:

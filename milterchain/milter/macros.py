@@ -9,9 +9,19 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeAlias
 
+from milterchain.milter.commands import Macros
 from milterchain.milter.flags import Command, Stage
 
-__all__ = ["DEFAULT_MACROS", "STAGES", "MacroNames", "MacroStore", "MacroTable", "canonical", "spelled"]
+__all__ = [
+    "CLEARING",
+    "DEFAULT_MACROS",
+    "STAGES",
+    "MacroNames",
+    "MacroStore",
+    "MacroTable",
+    "canonical",
+    "spelled",
+]
 
 MacroNames: TypeAlias = tuple[tuple[bytes, bytes], ...]
 """Pairs of the spelling that travels and the canonical name."""
@@ -130,6 +140,11 @@ _CLEARED: Mapping[int, tuple[Command, ...]] = MappingProxyType(
 )
 """What a command makes libmilter forget: the macros of all later stages (mi_clr_macros)."""
 
+CLEARING = frozenset(_CLEARED)
+"""The commands that `MacroStore.command` must hear of; others change nothing there."""
+
+_SEARCHED = frozenset(_LOOKUP)
+
 
 class MacroStore:
     """The filter's side: the macros that are in force, with libmilter's lifetimes."""
@@ -138,15 +153,28 @@ class MacroStore:
 
     def __init__(self) -> None:
         self._stages: dict[int, Mapping[bytes, bytes]] = {}
-        self._unread: dict[int, tuple[tuple[bytes, bytes], ...]] = {}
+        self._unread: dict[int, bytes] = {}
 
     def define(self, stage: int, values: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take a macro packet; it replaces what the same stage (a command code) had.
+        """Take macros; they replace what the same stage (a command code) had.
 
         Stages that libmilter does not know are forgotten at once, as libmilter does.
         """
-        if stage in _LOOKUP:
-            self._unread[stage] = tuple(values)
+        if stage in _SEARCHED:
+            self._unread.pop(stage, None)
+            self._stages[stage] = {canonical(name): value for name, value in values}
+
+    def take(self, payload: bytes) -> None:
+        """Take a macro packet as it came: `define` with what `Macros.decode` finds in it.
+
+        Raises:
+            LocalProtocolError: there are no macros in it.
+        """
+        if payload[-1:] != b"\0" or payload.count(0, 1) % 2 or len(payload) == 1:
+            macros = Macros.decode(payload)
+            self.define(macros.stage, macros.values)
+        elif payload[0] in _SEARCHED:
+            self._unread[payload[0]] = payload
 
     def command(self, command: int) -> None:
         """Note that a command came: some make the macros of later stages void."""
@@ -157,8 +185,9 @@ class MacroStore:
     def _read(self) -> Mapping[int, Mapping[bytes, bytes]]:
         """What is in force by canonical name, worked out when somebody asks: most filters do not."""
         while self._unread:
-            stage, values = self._unread.popitem()
-            self._stages[stage] = {canonical(name): value for name, value in values}
+            stage, payload = self._unread.popitem()
+            strings = payload[1:-1].split(b"\0")
+            self._stages[stage] = dict(zip(map(canonical, strings[::2]), strings[1::2], strict=True))
         return self._stages
 
     def get(self, name: bytes, default: bytes | None = None) -> bytes | None:

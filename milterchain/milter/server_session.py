@@ -1,26 +1,24 @@
-"""One MTA connection of a milter server: events to a `Milter`, its answers back.
+"""One MTA connection of a milter server: commands to a `Milter`, its answers back.
 
-A task reads, cuts what it read into events (`Connection`) and awaits the filter's method for each; replies
-leave when no more events are at hand, so that content that came in one piece is answered in one piece. One
+A task reads, cuts what it read into commands (`Connection`) and awaits the filter's method for each; replies
+leave when no more commands are at hand, so that content that came in one piece is answered in one piece. One
 timer per connection serves all deadlines; it is moved only for methods that really wait for something.
+
+What messages mostly consist of goes a short way (`_converse`): the commands of `content_methods`, while the
+filter has no verdict that is still to be told and has not asked to skip anything. All else is `_take`'s.
 """
 
 import asyncio
-import enum
 import logging
-from collections.abc import Awaitable
-from typing import Any
 
-from milterchain.errors import CloseConnectionError, LocalProtocolError, MilterClosedError, MilterError
-from milterchain.milter.connection import Connection, Event
+from milterchain.errors import LocalProtocolError, MilterClosedError, MilterError
+from milterchain.milter.connection import Connection
 from milterchain.milter.filter import Milter
 from milterchain.milter.flags import Command, Protocol
-from milterchain.milter.framing import OVERHEAD
-from milterchain.milter.macros import MacroStore
+from milterchain.milter.macros import CLEARING, MacroStore
 from milterchain.milter.messages import (
+    AnyCommand,
     Continue,
-    EndOfMessage,
-    Macros,
     Modification,
     OptNeg,
     Progress,
@@ -28,12 +26,14 @@ from milterchain.milter.messages import (
     Reply,
     Skip,
     TempFail,
+    decode_command,
 )
 from milterchain.milter.modifier import Modifier
-from milterchain.milter.server_calls import METHODS
+from milterchain.milter.server_calls import METHODS, NO_METHODS, content_methods
 from milterchain.milter.server_factory import MilterMaker
 from milterchain.milter.server_options import ServerOptions
-from milterchain.milter.server_streams import Deadline, Reader
+from milterchain.milter.server_streams import Reader
+from milterchain.milter.server_watch import Watch
 from milterchain.milter.state import Role, State
 
 __all__ = ["ServerSession"]
@@ -46,54 +46,40 @@ _HELD_BACK = 64 * 1024
 _ANSWERED = frozenset({*METHODS, Command.END_OF_MESSAGE})
 # Members of enumerations under names of their own: to look them up costs much in Python 3.11.
 _END_OF_MESSAGE, _UNKNOWN, _BODY = Command.END_OF_MESSAGE, Command.UNKNOWN, Command.BODY
-_ABORT, _QUIT_NEW_CONNECTION = Command.ABORT, Command.QUIT_NEW_CONNECTION
+_ABORT, _QUIT_NEW_CONNECTION, _MACRO = Command.ABORT, Command.QUIT_NEW_CONNECTION, Command.MACRO
 _CLOSED = State.CLOSED
 _SESSION = {Command.CONNECT, Command.HELO}
 _IN_MESSAGE = {State.MAIL, State.RCPT, State.DATA, State.HEADERS, State.BODY}
 _GOING_ON = (Continue, Skip, type(None))
 
 
-class _Interruption(enum.Enum):
-    """Why a method of the filter was cancelled."""
-
-    OVERDUE = enum.auto()
-    LEFT = enum.auto()
-
-
 class ServerSession:
     """Serves one connection; `run` is its life."""
 
     def __init__(self, maker: MilterMaker, options: ServerOptions, reader: Reader) -> None:
+        connection = self._connection = Connection(Role.MILTER)
         self._maker = maker
         self._options = options
         self._reader = reader
         self._writer = reader.writer
-        self._connection = Connection(Role.MILTER)
         self._milter: Milter | None = None
+        self._methods = NO_METHODS
         self._macros = MacroStore()
+        self._patience = options.negotiation_timeout
         self._output: list[bytes] = []
         self._held = 0
         self._in_message = False
         self._kept: Reply | None = None
         self._kept_for_session = False
         self._skipped: int | None = None
-        self._deadline = Deadline(self._expired)
-        self._task: asyncio.Task[None] | None = None
-        self._busy = False
-        self._calling = False
-        self._flushing = 0
-        self._interruption: _Interruption | None = None
-        self._cancelled = 0
         self._draining = False
-        self._parting = False
-        self._allowed = 0.0
-        reader.feed = self._connection.receive_data
-        reader.on_left = self._left
-        reader.on_suspended = self._suspended
+        self._watch = Watch(reader, options, lambda: connection.awaited is not None)
+        reader.feed = connection.feed
 
     async def run(self) -> None:
         """Serve until the connection ends, whoever ends it."""
-        self._task = asyncio.current_task()
+        watch = self._watch
+        watch.task = asyncio.current_task()
         try:
             await self._converse()
         except (OSError, MilterClosedError) as error:
@@ -103,7 +89,7 @@ class ServerSession:
         except Exception:  # noqa: BLE001 - the factory, or a negotiation callback
             _log.exception("connection closed: the filter could not be started")
         finally:
-            self._parting = True
+            watch.parting = True
             self._connection.close()
             transport = self._writer.transport
             if self._output and not transport.is_closing():
@@ -112,19 +98,20 @@ class ServerSession:
             try:
                 await self._part()
             finally:
-                self._deadline.end()
+                watch.deadline.end()
                 self._reader.leave_alone()
 
     def stop(self) -> None:
         """Break the connection; the filter's `close` is still awaited."""
-        if self._parting:
+        watch = self._watch
+        if watch.parting:
             self._draining = True
-        elif self._task is None:
+        elif watch.task is None:
             self._writer.transport.abort()
         else:
-            self._parting = True
-            self._task.cancel()
-            self._deadline.set(self._options.close_timeout)
+            watch.parting = True
+            watch.task.cancel()
+            watch.deadline.set(self._options.close_timeout)
 
     def drain(self) -> None:
         """Close as soon as no SMTP session is served: at QUIT, at QUIT_NC, or now if none has begun.
@@ -132,83 +119,77 @@ class ServerSession:
         Between the messages of a session it would be too early: the MTA would take it for a failure.
         """
         self._draining = True
-        if self._milter is None and not self._busy:
+        if self._milter is None and self._reader.awaited:
             self._writer.transport.close()
 
     async def _converse(self) -> None:
-        connection, reader = self._connection, self._reader
+        connection, reader, watch = self._connection, self._reader, self._watch
         while True:
-            self._busy = True
-            while (event := connection.next_event()) is not None:
-                if isinstance(event, Macros):
-                    self._macros.define(event.stage, event.values)
-                    continue
-                command = event.code
-                self._macros.command(command)
-                if command in _ANSWERED:
-                    await self._answer(command, event)
-                else:
-                    await self._handle(event)
-                if self._held > _HELD_BACK:
-                    await self._flush()
-                if self._over():
-                    break
+            await self._serve()
             answered = bool(self._output)
-            await self._flush()
-            self._busy = False
-            if connection.state is _CLOSED or self._over():
+            if answered:
+                self._write()
+                if self._writer.paused:
+                    await self._drain()
+            if connection.state is _CLOSED or watch.parting or (self._draining and self._milter is None):
                 return
-            self._expect(acknowledge=not answered)
-            if not reader.ready:
-                await reader
+            watch.deadline.set(self._patience)
+            if not answered:
+                self._writer.acknowledge()
+            await reader
             if not reader.proceed():
                 return
 
+    async def _serve(self) -> None:
+        """Answer all commands that are at hand."""
+        connection, reader, watch, output = self._connection, self._reader, self._watch, self._output
+        while (command := connection.next_command()) is not None:
+            code, payload = command
+            if code in CLEARING:
+                self._macros.command(code)
+            method = self._methods.get(code)
+            if method is None or not reader.waking:
+                await self._take(code, payload)
+                if self._over():
+                    break
+                continue
+            self._in_message = True
+            answer = method(self._milter, payload)
+            watch.calling = True
+            try:
+                verdict = await answer
+            except BaseException as error:  # noqa: BLE001 - `failed` raises what is not the filter's
+                verdict = watch.failed(error)
+            watch.calling = False
+            if watch.interruption is not None:
+                watch.over()
+            if verdict is None or type(verdict) is Continue:
+                output.append(connection.proceed())
+            else:
+                await self._conclude(code, verdict)
+            if watch.parting:
+                break
+
     def _over(self) -> bool:
-        return self._parting or (self._draining and self._milter is None)
+        return self._watch.parting or (self._draining and self._milter is None)
 
-    def _expect(self, *, acknowledge: bool) -> None:
-        """Get ready to wait for what the MTA says next."""
-        if self._connection.negotiated is None:
-            self._deadline.set(self._options.negotiation_timeout)
-            return
-        self._deadline.set(self._options.idle_timeout)
-        if acknowledge:
-            self._writer.acknowledge()
+    # Commands
 
-    def _expired(self) -> None:
-        """The deadline has passed: end the filter's method if one runs, else the connection."""
-        if self._calling and not self._flushing:
-            self._interrupt(_Interruption.OVERDUE)
+    async def _take(self, code: int, payload: bytes) -> None:
+        """Take a command that is no ordinary part of a message."""
+        if code == _MACRO:
+            self._macros.take(payload)
+        elif code in _ANSWERED:
+            await self._answer(code, payload)
         else:
-            _log.info("connection closed: the MTA took too long")
-            self._writer.transport.abort()
+            await self._handle(decode_command(code, payload))
 
-    def _suspended(self) -> None:
-        """The task did not come to its end, nor to the wait for more events: now there is a deadline."""
-        if self._calling and not self._flushing:
-            self._deadline.set(self._allowed)
-
-    def _left(self) -> None:
-        """The MTA has left: nobody waits for the filter's answer any more."""
-        working = self._calling and not self._flushing and not self._parting
-        if working and self._connection.awaited is not None:
-            self._interrupt(_Interruption.LEFT)
-
-    def _interrupt(self, reason: _Interruption) -> None:
-        assert self._task is not None
-        self._interruption = self._interruption or reason
-        self._cancelled += 1
-        self._task.cancel()
-        self._deadline.set(self._options.close_timeout)  # again, if it takes no notice
-
-    # Events
-
-    async def _handle(self, event: Event) -> None:
+    async def _handle(self, event: AnyCommand) -> None:
         """What no filter answers."""
         if isinstance(event, OptNeg):
             self._milter = self._maker.first()
             self._hold(self._connection.send(self._maker.answer(event, self._milter)))
+            self._patience = self._options.idle_timeout
             await self._introduce(self._milter)
         elif event.code is _ABORT:
             await self._forget()
@@ -226,148 +207,113 @@ class ServerSession:
         milter.modifier = Modifier(self, negotiated, writable=False)
         if type(milter).new_connection is not Milter.new_connection:
             await self._flush()
-            if await self._call(milter.new_connection(), self._options.handler_timeout) is not None:
+            if await self._watch.call(milter.new_connection(), self._options.handler_timeout) is not None:
                 raise MilterError("the filter was not ready")
+        self._route()
         return milter
 
-    async def _answer(self, command: int, event: Any) -> None:
-        """Let the filter decide on an event, and send its verdict if one is due."""
+    async def _answer(self, command: int, payload: bytes) -> None:
+        """Let the filter decide on a command, and send its verdict if one is due."""
         milter = self._milter
         if milter is None:
             milter = await self._introduce(None)
-        due = command in milter.negotiated.answered
-        verdict = self._kept
-        if verdict is None:
-            if self._connection.state in _IN_MESSAGE:
-                self._in_message = True
-            if command is _END_OF_MESSAGE:
-                verdict = await self._end_of_message(milter, event)
-            elif command is not self._skipped:
-                self._skipped = None
-                method = METHODS[command](milter, event)
-                verdict = await self._call(method, self._options.handler_timeout)
-                verdict = self._skip(milter, command) if isinstance(verdict, Skip) else verdict
-            if not due and not isinstance(verdict, _GOING_ON):
-                self._keep(command, verdict)
-        if due:
+        if self._kept is not None:
+            decode_command(command, payload)
+            await self._conclude(command, self._kept)
+            return
+        if self._connection.state in _IN_MESSAGE:
+            self._in_message = True
+        if command == _END_OF_MESSAGE:
+            verdict = await self._end_of_message(milter, payload)
+        elif command == self._skipped:
+            verdict = None
+            decode_command(command, payload)
+        else:
+            self._skipped = None
+            method = METHODS[command](milter, payload)
+            verdict = await self._watch.call(method, self._options.handler_timeout)
+        await self._conclude(command, verdict)
+
+    async def _conclude(self, command: int, verdict: Reply | None) -> None:
+        """Send a verdict on a command, or keep it until one is due."""
+        milter = self._milter
+        assert milter is not None
+        if isinstance(verdict, Skip):
+            verdict = self._skip(milter, command)
+        if command in milter.negotiated.answered:
             self._reply(verdict)
+        elif self._kept is None and not isinstance(verdict, _GOING_ON):
+            self._keep(command, verdict)
         if self._connection.state not in _IN_MESSAGE:
             self._in_message = False
             if not self._kept_for_session:
                 self._kept = None
+        self._route()
+        if self._held > _HELD_BACK:
+            await self._flush()
+
+    def _route(self) -> None:
+        """Let the commands of messages go the short way as long as nothing speaks against it."""
+        milter = self._milter
+        plain = milter is not None and self._kept is None and self._skipped is None
+        self._methods = content_methods(milter.negotiated.answered) if milter and plain else NO_METHODS
 
     def _keep(self, command: int, verdict: Reply) -> None:
         """Keep a verdict until the MTA listens."""
-        if command is not _UNKNOWN:
+        if command != _UNKNOWN:
             self._kept = verdict
             self._kept_for_session = command in _SESSION
             self._in_message = False
 
     def _skip(self, milter: Milter, command: int) -> Skip | None:
         """Call the filter no more for a while, and tell the MTA if it can hear of it."""
+        if command == _END_OF_MESSAGE:
+            return None
         self._skipped = command
         if not milter.negotiated.protocol & Protocol.SKIP:
             return None
-        if command is not _BODY and self._macros.sendmail:
+        if command != _BODY and self._macros.sendmail:
             return None  # it gives up on a filter that skips anything else
         return Skip()
 
-    async def _end_of_message(self, milter: Milter, event: EndOfMessage) -> Reply | None:
-        if event.chunk and self._skipped is not _BODY:
+    async def _end_of_message(self, milter: Milter, chunk: bytes) -> Reply | None:
+        if chunk and self._skipped != _BODY:
             # libmilter takes the last of the body here, so MTAs may put it here.
-            verdict = await self._call(milter.body(event.chunk), self._options.handler_timeout)
+            verdict = await self._watch.call(milter.body(chunk), self._options.handler_timeout)
             if not isinstance(verdict, _GOING_ON):
                 return verdict
         self._skipped = None
         modifier = milter.modifier = Modifier(self, milter.negotiated)
         try:
-            verdict = await self._call(milter.end_of_message(modifier), self._options.handler_timeout)
-            return None if isinstance(verdict, Skip) else verdict
+            return await self._watch.call(milter.end_of_message(modifier), self._options.handler_timeout)
         finally:
             modifier.expire()
-
-    async def _call(self, method: Awaitable[Reply | None], seconds: float) -> Reply | None:
-        """Await a method of the filter; its failures are temporary failures of the message.
-
-        Raises:
-            CloseConnectionError: it wants the connection closed.
-            MilterClosedError: the MTA left while it ran.
-        """
-        self._allowed = seconds
-        if not self._reader.waking:
-            self._deadline.set(seconds)
-        self._calling = True
-        if self._reader.left:  # before it was called
-            asyncio.get_running_loop().call_soon(self._left)
-        try:
-            return await method
-        except asyncio.CancelledError:
-            if not self._explained(seconds):
-                raise
-        except CloseConnectionError:
-            if not self._parting:
-                raise
-        except Exception as error:  # noqa: BLE001 - whatever a filter's author did not think of
-            if isinstance(error, MilterClosedError) and self._gone():
-                _log.debug("the MTA left at the end of a message: %s", error)
-            else:
-                _log.exception("the filter failed")
-        finally:
-            self._calling = False
-            if self._interruption is not None:
-                self._uncancel()
-        return TempFail()
-
-    def _explained(self, seconds: float) -> bool:
-        """Note why a method of the filter was cancelled; False if this task was, by somebody else.
-
-        Raises:
-            MilterClosedError: the MTA left.
-        """
-        assert self._task is not None
-        reason = self._interruption
-        if not self._task.cancelling():
-            _log.exception("the filter failed: what it waited for was cancelled")
-            return True
-        if reason is None or self._uncancel():
-            return False
-        if reason is _Interruption.LEFT:
-            raise MilterClosedError("the MTA left while the filter worked") from None
-        _log.error("the filter took more than %s s", seconds)
-        return True
-
-    def _uncancel(self) -> bool:
-        """Take back our own cancellation; whether there are others."""
-        assert self._task is not None
-        self._interruption = None
-        for _ in range(self._cancelled):
-            self._task.uncancel()
-        self._cancelled = 0
-        return self._task.cancelling() > 0
 
     async def _forget(self) -> None:
         """The message that is open, if any, will not be completed."""
         self._skipped = None
         if not self._kept_for_session:
             self._kept = None
+        self._route()
         if self._in_message:
             self._in_message = False
             assert self._milter is not None
-            await self._call(self._milter.abort(), self._options.close_timeout)
+            await self._watch.call(self._milter.abort(), self._options.close_timeout)
 
     async def _part(self) -> None:
         """The SMTP session is over."""
-        milter = self._milter
+        milter, watch = self._milter, self._watch
         if milter is None:
             return
         self._kept_for_session = False
-        over, self._parting = self._parting, True
+        over, watch.parting = watch.parting, True
         try:
             await self._forget()
         finally:
             self._milter = None
-            await self._call(milter.close(), self._options.close_timeout)
-            self._parting = over
+            self._route()
+            await watch.call(milter.close(), self._options.close_timeout)
+            watch.parting = over
 
     # Output
 
@@ -380,8 +326,9 @@ class ServerSession:
 
     async def progress(self) -> None:
         """Write at once that there will be a reply, with what was held back."""
-        if self._calling and not self._flushing:
-            self._deadline.set(self._options.handler_timeout)
+        watch = self._watch
+        if watch.calling and not watch.flushing:
+            watch.deadline.set(self._options.handler_timeout)
         awaited = self._connection.awaited
         if awaited is None:
             return
@@ -402,15 +349,16 @@ class ServerSession:
                 await self._drain()
 
     async def _drain(self) -> None:
-        self._flushing += 1
-        self._deadline.set(self._options.write_timeout)
+        watch = self._watch
+        watch.flushing += 1
+        watch.deadline.set(self._options.write_timeout)
         try:
             await self._writer.drain()
         except OSError as error:
             raise MilterClosedError(f"the MTA closed the connection: {error}") from error
         finally:
-            self._flushing -= 1
-        self._deadline.set(self._options.handler_timeout)
+            watch.flushing -= 1
+        watch.deadline.set(self._options.handler_timeout)
 
     def _write(self) -> None:
         transport, output = self._writer.transport, self._output
@@ -421,9 +369,6 @@ class ServerSession:
         output.clear()
         self._held = 0
 
-    def _gone(self) -> bool:
-        return self._reader.left or self._writer.transport.is_closing()
-
     def _check(self) -> None:
         if self._writer.transport.is_closing():
             raise MilterClosedError("the MTA closed the connection")
@@ -433,7 +378,6 @@ class ServerSession:
         try:
             if verdict is None or type(verdict) is Continue:
                 self._output.append(self._connection.proceed())
-                self._held += OVERHEAD
                 return
             if isinstance(verdict, Reply):
                 self._hold(self._connection.send(verdict))

@@ -107,7 +107,7 @@ class Reader(asyncio.BufferedProtocol):
     Attributes:
         left: whether the peer has closed or broken the connection; unread data may still be there.
         waking: whether the session's task goes on because of what came just now.
-        feed: takes what came: a view of memory that will soon hold something else.
+        feed: takes what came: memory that will soon hold something else, and how much of it.
         on_left: called when the peer leaves, also while nobody reads.
         on_suspended: called when the session began to wait for something else than more data.
         writer: the other half.
@@ -120,7 +120,7 @@ class Reader(asyncio.BufferedProtocol):
     ) -> None:
         self.left = False
         self.waking = False
-        self.feed: Callable[[memoryview], None] = _ignore
+        self.feed: Callable[[memoryview, int], None] = _ignore
         self.on_left: Callable[[], None] | None = None
         self.on_suspended: Callable[[], None] | None = None
         self.writer: Writer
@@ -148,7 +148,7 @@ class Reader(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """The peer sent something."""
-        self.feed(self._view[:nbytes])
+        self.feed(self._view, nbytes)
         self._waiting += nbytes
         if self._wakeup is not None:
             self._wake()
@@ -189,12 +189,12 @@ class Reader(asyncio.BufferedProtocol):
     # What the session calls
 
     @property
-    def ready(self) -> bool:
-        """Whether `proceed` has something to say; if not, this object is to be awaited before."""
-        return self._waiting > 0 or self.left
+    def awaited(self) -> bool:
+        """Whether the session waits for more."""
+        return self._wakeup is not None
 
     def proceed(self) -> bool:
-        """Whether something came since the last call; False at the end.
+        """Whether something came since the last call; False at the end. To be called when this was awaited.
 
         Raises:
             OSError: the connection broke.
@@ -213,8 +213,10 @@ class Reader(asyncio.BufferedProtocol):
     # What a task calls that awaits this object
 
     def __await__(self) -> Generator[Any, None, None]:
+        # Any iterator will do, and these cost less than a generator.
+        if self._waiting or self.left:
+            return cast("Generator[Any, None, None]", iter(()))
         self._asyncio_future_blocking = True
-        # Any iterator will do, and this one costs less than a generator.
         return cast("Generator[Any, None, None]", iter((self,)))
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
@@ -251,7 +253,7 @@ class Reader(asyncio.BufferedProtocol):
             self.on_suspended()
 
 
-def _ignore(_data: memoryview) -> None:
+def _ignore(_view: memoryview, _size: int) -> None:
     """Of a connection that nobody serves."""
 
 

@@ -143,9 +143,15 @@ def most_unread(monkeypatch):
     class Watched(Connection):
         most = 0
 
-        def receive_data(self, data):
-            super().receive_data(data)
-            Watched.most = max(Watched.most, self.unread)
+        @property
+        def feed(self):
+            feed = super().feed
+
+            def watched(view, size):
+                feed(view, size)
+                Watched.most = max(Watched.most, self.unread)
+
+            return watched
 
     monkeypatch.setattr(server_session, "Connection", Watched)
     yield lambda: Watched.most

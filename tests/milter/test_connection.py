@@ -330,6 +330,36 @@ def test_a_milter_that_gets_macros_first():
         connection.next_event()
 
 
+def test_commands_that_nobody_has_read_yet():
+    pair = Pair().play("CHM")
+    pair.milter.receive_data(
+        pair.mta.send(Macros(Command.RCPT, ((b"i", b"1"),))) + pair.mta.send(Rcpt(b"<x>"))
+    )
+    assert pair.milter.next_command() == (Command.MACRO, b"Ri\0001\0")
+    assert pair.milter.next_command() == (Command.RCPT, b"<x>\0")
+    assert pair.milter.next_command() is None  # it answers first
+    assert pair.milter.proceed() == encode_packet(Response.CONTINUE)
+    pair.milter.receive_data(encode_packet(Command.HELO, b"h\0"))
+    assert pair.milter.next_command() == (Command.ABORT, b"")
+    assert pair.milter.next_command() == (Command.HELO, b"h\0")
+    pair.milter.proceed()
+    pair.milter.receive_data(encode_packet(Command.DATA))  # of the message that is no more
+    assert pair.milter.next_command() is None
+    pair.milter.receive_data(encode_packet(ord("?")))
+    with pytest.raises(RemoteProtocolError, match="unknown command"):
+        pair.milter.next_command()
+    assert pair.milter.next_command() is None
+    assert pair.milter.state is State.CLOSED
+
+
+def test_a_stream_that_is_no_milter_s_is_the_end():
+    connection = Connection(Role.MILTER)
+    connection.feed(memoryview(b"EHLO x\r\n"), 8)
+    with pytest.raises(NotAMilterError):
+        connection.next_command()
+    assert connection.state is State.CLOSED
+
+
 # Streams
 
 

@@ -163,3 +163,45 @@ def test_a_large_packet_that_is_too_large_in_memory_that_changes():
     reader.feed(memoryview(encode_packet(ord("B"), b"x" * 2001)))
     with pytest.raises(PacketTooLargeError):
         reader.next_packet()
+
+
+STREAM = [
+    encode_packet(code, bytes(range(size))) for code, size in ((1, 0), (2, 1), (3, 200), (4, 3), (5, 0))
+]
+
+
+@given(st.lists(st.integers(1, 40), max_size=20), st.lists(st.booleans(), min_size=30, max_size=30))
+def test_shared_memory_makes_no_difference(sizes, read):
+    """Whatever the pieces, and whether packets are taken at once or when all is there."""
+    data, reader, packets = b"".join(STREAM), PacketReader(300), []
+    for size, now in zip([*sizes, len(data)], read, strict=False):
+        memory = bytearray(b"\xff" * 1000)
+        memory[: len(data[:size])] = data[:size]
+        with memoryview(memory) as view:
+            reader.feed_from(view, len(data[:size]))
+        memory[:] = bytes(1000)
+        data = data[size:]
+        packets += reader if now else []
+    packets += reader
+    assert [encode_packet(*packet) for packet in packets] == STREAM
+
+
+@pytest.mark.parametrize(
+    ("packet", "error"),
+    [
+        (b"\0\0\0\x0dx" + bytes(12), PacketTooLargeError),
+        (b"\0\0\0\0", RemoteProtocolError),
+        (b"\0\0\0\0x", RemoteProtocolError),
+        (b"\0\1\0\0", PacketTooLargeError),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_impossible_packets_in_shared_memory(packet, error, first):
+    reader = PacketReader(11)
+    if not first:
+        reader.feed(encode_packet(1))
+        assert reader.next_packet() == (1, b"")
+    memory = memoryview(bytearray(packet + bytes(100)))
+    reader.feed_from(memory, len(packet))
+    with pytest.raises(error, match=r"packet of (length 0|13 bytes|65536 bytes)"):
+        reader.next_packet()

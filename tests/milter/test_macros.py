@@ -1,5 +1,11 @@
-import pytest
+import re
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from milterchain.errors import LocalProtocolError
+from milterchain.milter.commands import Macros
 from milterchain.milter.flags import Command, Stage
 from milterchain.milter.macros import DEFAULT_MACROS, STAGES, MacroStore, MacroTable, canonical, spelled
 
@@ -112,4 +118,41 @@ def test_a_stage_is_replaced_as_a_whole():
 def test_stages_that_libmilter_discards(stage):
     store = MacroStore()
     store.define(stage, [(b"i", b"1")])
+    assert store.get(b"i") is None
+
+
+PAYLOADS = st.one_of(
+    st.binary(max_size=12),
+    st.lists(
+        st.sampled_from([b"C", b"M", b"E", b"L", b"i", b"{x}", b"x", b"\0", b"\0", b"\0"]), max_size=12
+    ).map(b"".join),
+)
+
+
+@given(st.lists(PAYLOADS, max_size=4))
+def test_packets_say_the_same_before_and_after_they_are_read(payloads):
+    taken, defined = MacroStore(), MacroStore()
+    for payload in payloads:
+        try:
+            macros = Macros.decode(payload)
+        except LocalProtocolError as error:
+            with pytest.raises(LocalProtocolError, match=re.escape(str(error))):
+                taken.take(payload)
+        else:
+            taken.take(payload)
+            defined.define(macros.stage, macros.values)
+    assert taken.as_dict() == defined.as_dict()
+
+
+def test_macros_are_replaced_before_and_after_they_were_read():
+    store = MacroStore()
+    store.take(b"Mi\0001\0")
+    store.define(Command.MAIL, [(b"i", b"2")])
+    assert store.get(b"i") == b"2"
+    store.take(b"Mi\0003\0")
+    assert store.get(b"i") == b"3"
+    store.take(b"M")
+    assert store.get(b"i") is None
+    store.take(b"Mi\0004\0")
+    store.command(Command.HELO)
     assert store.get(b"i") is None
