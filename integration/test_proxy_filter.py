@@ -6,6 +6,7 @@ import pytest
 
 from integration.corpus import head
 from integration.readme import blocks
+from integration.services.filters import start_editor
 from integration.services.haproxy import start_haproxy
 from integration.services.postfix import Postfix, start_postfix
 from integration.services.process import Run
@@ -18,9 +19,10 @@ CLIENT = b"XCLIENT NAME=client.example.test ADDR=192.0.2.7 PORT=4711"
 
 
 class System(NamedTuple):
-    """Postfix, milterchain with a milter, Postfix, sink."""
+    """Postfix, milterchain with milters, Postfix, sink. `adjusting` sends on only what is complete."""
 
     before: Postfix
+    adjusting: Postfix
     proxy: Proxy
     witness: Witness
     behind: Postfix
@@ -38,29 +40,42 @@ def system(run: Run) -> System:
     sink = start_sink(run)
     behind = start_postfix(run, "behind", relay_to=sink.address, smtpd_options=options(behind_lines))
     witness = start_witness(run)
+    judge = start_editor(run, "judge")
     proxy = start_proxy(
         run,
         next_hop=f"smtp:{behind.address}",
-        milters=[milter_table("witness", witness.address)],
+        milters=[milter_table("witness", witness.address), milter_table("judge", judge.address)],
         listen='xclient_from = ["127.0.0.1"]',
     )
     lines = before_lines.replace("127.0.0.1:10024", proxy.address)
-    before = start_postfix(
-        run,
-        "before",
-        relay_to="127.0.0.1:9",
-        settings={"smtpd_authorized_xclient_hosts": "127.0.0.1", "relay_domains": "example.org"},
-        smtpd_options=options(lines),
-    )
-    return System(before, proxy, witness, behind, sink)
+
+    def start(name: str, *more: str) -> Postfix:
+        return start_postfix(
+            run,
+            name,
+            relay_to="127.0.0.1:9",
+            settings={"smtpd_authorized_xclient_hosts": "127.0.0.1", "relay_domains": "example.org"},
+            smtpd_options=[*options(lines), *more],
+        )
+
+    adjusting = start("adjusting", "smtpd_proxy_options=speed_adjust")
+    return System(start("before"), adjusting, proxy, witness, behind, sink)
 
 
-def send(system: System, recipient: bytes, *, helo: bytes = b"EHLO client.example.test") -> Outcome:
+def send(
+    system: System,
+    recipient: bytes,
+    *,
+    helo: bytes = b"EHLO client.example.test",
+    sender: bytes = b"<a@example.com>",
+    adjusting: bool = False,
+) -> Outcome:
     """Send as a client from elsewhere."""
-    with Client(system.before.address, helo=b"EHLO balancer.example.test") as client:
+    before = system.adjusting if adjusting else system.before
+    with Client(before.address, helo=b"EHLO balancer.example.test") as client:
         assert client.command(CLIENT).code == 220
         assert client.command(helo).code == 250
-        outcome = client.send(b"<a@example.com>", [recipient], head("filtered") + b"\r\nbody\r\n")
+        outcome = client.send(sender, [recipient], head("filtered") + b"\r\nbody\r\n")
         client.quit()
     return outcome
 
@@ -87,6 +102,31 @@ def test_the_final_reply_is_that_of_the_postfix_behind(system: System) -> None:
     assert outcome.end is not None
     assert outcome.end.code == 250
     assert b"queued as" in outcome.end.text
+
+
+@pytest.mark.parametrize("adjusting", [False, True], ids=["at-once", "speed-adjust"])
+@pytest.mark.parametrize("stage", ["mail", "rcpt", "data", "header", "body", "eom"])
+@pytest.mark.parametrize(("verdict", "code"), [("reply5", 550), ("reply4", 450)])
+def test_refusals_reach_the_client(
+    system: System, stage: str, verdict: str, code: int, *, adjusting: bool
+) -> None:
+    sender = f"<verdict-judge-{stage}-{verdict}@example.com>".encode()
+    outcome = send(system, b"<four@example.org>", sender=sender, adjusting=adjusting)
+    answers = [outcome.mail, *outcome.rcpt, outcome.data, outcome.end]
+    refusal = next(answer for answer in answers if answer is not None and answer.code >= 400)
+    assert refusal.code == code
+    assert refusal.lines[0].startswith(b"%d.7.9 not " % (code // 100))
+
+
+def test_a_refused_helo_is_heard_with_the_recipient(system: System) -> None:
+    outcome = send(system, b"<five@example.org>", helo=b"EHLO verdict-judge-helo-reply5.example.test")
+    assert outcome.rcpt[0].code == 550
+
+
+def test_what_the_postfix_before_has_announced_is_borne(system: System) -> None:
+    recipient = "<six@example.org> NOTIFY=SUCCESS ORCPT=rfc822;six@example.org"
+    sender = "<ä@example.com> SMTPUTF8 BODY=8BITMIME RET=HDRS ENVID=abc"
+    assert send(system, recipient.encode(), sender=sender.encode()).accepted
 
 
 @pytest.mark.parametrize("option", ["send-proxy", "send-proxy-v2"])
