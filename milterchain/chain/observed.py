@@ -64,6 +64,7 @@ async def show_content(member: Member, parcel: Parcel, deadline: float) -> None:
         verdict=heard.verdict,
         edits=heard.edits,
         quarantine=heard.quarantine,
+        leading_space=heard.leading_space,
     )
     _tell(member, observation)
 

@@ -34,12 +34,14 @@ class Observation:
         verdict: what it said.
         edits: what it wanted changed.
         quarantine: why it wanted the message held, None if it did not.
+        leading_space: whether header values in edits came with the blank after the colon.
     """
 
     event: Command
     verdict: Verdict
     edits: Sequence[Modification] = ()
     quarantine: bytes | None = None
+    leading_space: bool = False
 
 
 class Observer(Protocol):

@@ -157,6 +157,10 @@ def trace(
     client_addr: Annotated[str, typer.Option(metavar="IP", help="The client's address.")] = "127.0.0.1",
     helo: Annotated[str, typer.Option(metavar="NAME", help="What the client says in HELO.")] = "localhost",
     *,
+    listener: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The listener it comes to; default: the first.")
+    ] = None,
+    login: Annotated[str | None, typer.Option(metavar="USER", help="As whom it has logged in.")] = None,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Send one message through the milters without relaying it. Shows what each of them does.
@@ -169,7 +173,9 @@ def trace(
 
     if config is None and not milter:
         raise ConfigurationError(["no milters: give --config or --milter"])
-    request = TraceRequest.read(message, sender, recipients, client_addr, helo)
+    request = TraceRequest.read(
+        message, sender, recipients, client_addr, helo, listener=listener, login=login
+    )
     if not run_trace(_load(config, _flags(None, milter, None)), request, json=json):
         raise typer.Exit(EXIT_PROBLEM)
 

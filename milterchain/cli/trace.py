@@ -1,7 +1,8 @@
 """`milterchain trace`: one message through the chain, and what each milter made of it.
 
-The milters hear and see what they would hear and see of this message in a real run. The next hop is not asked
-and nothing is relayed: every recipient counts as one that it took.
+The milters hear and see what they would hear and see of this message in a real run, the name of the client
+included, which is looked up if the configuration says so. The next hop is not asked and nothing is relayed:
+every recipient counts as one that it took.
 """
 
 import asyncio
@@ -11,39 +12,29 @@ from functools import partial
 from ipaddress import ip_address
 from typing import Self
 
-from milterchain.chain.client import ClientInfo
-from milterchain.chain.observer import Observation, Snapshot
+from milterchain.chain.client import AuthInfo, ClientInfo
+from milterchain.chain.observer import Snapshot
 from milterchain.chain.session import ChainSession
 from milterchain.chain.verdict import CONTINUE, Kind, Verdict, banner_reply
-from milterchain.cli.message_source import envelope_of, read_client, read_message
+from milterchain.cli.message_source import as_typed, envelope_of, read_client, read_message
 from milterchain.cli.output import console
-from milterchain.cli.trace_silence import Talk
-from milterchain.cli.trace_view import Change, Event, Heard, Request, Result, show, show_json
+from milterchain.cli.trace_recorder import Recorder
+from milterchain.cli.trace_silence import Talk, left_out
+from milterchain.cli.trace_view import Heard, Request, Result, show, show_json
 from milterchain.config import Config
-from milterchain.errors import MilterError
-from milterchain.mail.diff import EnvelopeDiff, MessageDiff, diff_envelopes, diff_messages
+from milterchain.errors import ConfigurationError
 from milterchain.mail.envelope import Envelope, Path
 from milterchain.mail.message import Message
 from milterchain.mail.replies import Reply
-from milterchain.milter.flags import Command
-from milterchain.milter.messages import Modification
-from milterchain.proxy.app import build_chain
+from milterchain.milter.flags import Family
+from milterchain.proxy.app import build_chain, build_lookup, milter_settings
 from milterchain.proxy.holding import held_reply
 from milterchain.proxy.logs import text
 from milterchain.proxy.queue_id import QueueIds
 from milterchain.proxy.transaction import BAD_ADDRESS, OK
 from milterchain.smtp.answers import NO_RECIPIENTS
 
-__all__ = ["Recorder", "TraceRequest", "trace", "trace_message"]
-
-_NAMES = {
-    Command.OPTNEG: "open",
-    Command.HEADER: "headers",
-    Command.END_OF_HEADERS: "end of headers",
-    Command.BODY: "body",
-    Command.END_OF_MESSAGE: "message",
-}
-"""Stages whose name is not the command's in lower case."""
+__all__ = ["TraceRequest", "trace", "trace_message"]
 
 _COMMANDS = {"helo": "EHLO", "mail": "MAIL", "data": "DATA", "message": "the message"}
 """What the client has said when it hears the reply, by stage."""
@@ -51,17 +42,32 @@ _COMMANDS = {"helo": "EHLO", "mail": "MAIL", "data": "DATA", "message": "the mes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceRequest:
-    """What is to be sent, and who pretends to send it."""
+    """What is to be sent, and who pretends to send it.
+
+    Attributes:
+        listener: the name of the one that the client comes to; None is the first.
+        login: as whom it has logged in, None if it has not.
+    """
 
     message: Message
     sender: Path
     recipients: tuple[Path, ...]
     client: ClientInfo
     helo: bytes
+    listener: str | None = None
+    login: bytes | None = None
 
     @classmethod
     def read(
-        cls, source: str, sender: str | None, recipients: Sequence[str] | None, client_addr: str, helo: str
+        cls,
+        source: str,
+        sender: str | None,
+        recipients: Sequence[str] | None,
+        client_addr: str,
+        helo: str,
+        *,
+        listener: str | None = None,
+        login: str | None = None,
     ) -> Self:
         """Read the message, and from it what was not given.
 
@@ -75,126 +81,22 @@ class TraceRequest:
             sender=envelope.sender,
             recipients=envelope.recipients,
             client=read_client(client_addr),
-            helo=helo.encode("utf-8", "surrogateescape"),
+            helo=as_typed(helo),
+            listener=listener,
+            login=None if login is None else as_typed(login),
         )
-
-
-class Recorder:
-    """An observer that keeps everything."""
-
-    def __init__(self, milters: Sequence[str]) -> None:
-        self.changes: list[Change] = []
-        self._recipient: str | None = None
-        self._order = {name: index for index, name in enumerate(milters)}
-        self._stages: list[tuple[str, str | None]] = []
-        self._events: list[Event] = []
-
-    @property
-    def stages(self) -> tuple[tuple[str, str | None], ...]:
-        """The stages that were gone through, in order, each `rcpt` with its recipient."""
-        return tuple(self._stages)
-
-    @property
-    def events(self) -> tuple[Event, ...]:
-        """All answers, by stage as they came, and by milter as configured."""
-        return tuple(
-            sorted(
-                self._events,
-                key=lambda event: (
-                    self._stages.index((event.stage, event.recipient)),
-                    self._order[event.milter],
-                ),
-            )
-        )
-
-    def enter(self, stage: str, recipient: str | None = None) -> None:
-        """What is asked next."""
-        self._recipient = recipient
-        self._stages.append((stage, recipient))
-
-    def on_event(self, milter: str, event: Command, verdict: Verdict, seconds: float) -> None:
-        """Keep an answer."""
-        self._add(milter, event, verdict, seconds=seconds)
-
-    def on_fault(self, milter: str, event: Command, error: MilterError, verdict: Verdict) -> None:
-        """Keep a failure."""
-        self._add(milter, event, verdict, error=str(error))
-
-    def on_edits(
-        self,
-        milter: str,
-        before: Snapshot,
-        after: Snapshot,
-        edits: Sequence[Modification],  # noqa: ARG002 - what they did is what counts
-        warnings: Sequence[str],
-    ) -> None:
-        """Keep what changed."""
-        self.changes.append(
-            Change(
-                milter=milter,
-                envelope=diff_envelopes(before.envelope, after.envelope),
-                message=_without_own(before.message, after.message),
-                warnings=tuple(warnings),
-            )
-        )
-
-    def on_observed(self, milter: str, observation: Observation) -> None:
-        """Keep what would have changed."""
-        verdict = observation.verdict.kind.name.lower()
-        done = [f"only observed: {verdict}", *(f"only observed: {edit}" for edit in observation.edits)]
-        if observation.quarantine is not None:
-            done.append(f"only observed: quarantine: {text(observation.quarantine)}")
-        if observation.edits or observation.quarantine is not None or verdict != "continue":
-            self.changes.append(
-                Change(milter=milter, envelope=EnvelopeDiff(), message=MessageDiff(), warnings=tuple(done))
-            )
-
-    def _add(
-        self,
-        milter: str,
-        event: Command,
-        verdict: Verdict,
-        *,
-        seconds: float | None = None,
-        error: str | None = None,
-    ) -> None:
-        stage = _NAMES.get(event, event.name.lower())
-        recipient = self._recipient if event is Command.RCPT else None
-        if (stage, recipient) not in self._stages:
-            self._stages.append((stage, recipient))
-        self._events.append(
-            Event(
-                stage=stage,
-                recipient=recipient,
-                milter=milter,
-                verdict=verdict.kind.name.lower(),
-                reply=str(verdict.reply) if verdict.reply else None,
-                seconds=seconds,
-                error=error,
-            )
-        )
-
-
-def _without_own(before: Message, after: Message) -> MessageDiff:
-    """Compare, and count headers as the user's file has them: without our Received header."""
-    own = [
-        next(place for place, header in enumerate(message.headers) if header.own)
-        for message in (before, after)
-    ]
-    diff = diff_messages(before, after)
-    headers = (
-        replace(change, position=change.position - (change.position > own[change.kind != "removed"]))
-        for change in diff.headers
-    )
-    return replace(diff, headers=tuple(headers))
 
 
 async def trace_message(config: Config, request: TraceRequest) -> Result:
-    """Send the message through the chain of a configuration."""
-    milters = tuple(milter.name for milter in config.milter)
-    recorder = Recorder(milters)
+    """Send the message through the chain of a configuration.
+
+    Raises:
+        ConfigurationError: there is no such listener.
+    """
+    recorder = Recorder({milter.name: milter.header_index for milter in config.milter})
+    client = await _client(config, request)
     chain = build_chain(config, recorder)
-    session = chain.session(_client(config, request))
+    session = chain.session(client)
     queue_id = QueueIds()()
     size = request.message.size
     try:
@@ -204,18 +106,39 @@ async def trace_message(config: Config, request: TraceRequest) -> Result:
         await session.close()
         await chain.close()
         request.message.close()
+    conditions = {milter.name: milter_settings(milter).conditions for milter in config.milter}
+    authenticated = request.login is not None
+    reasons = {
+        name: left_out(each, client, request.sender, request.recipients, authenticated=authenticated)
+        for name, each in conditions.items()
+    }
+    talk = Talk(
+        negotiated={name: agreed for name, agreed in session.negotiated.items() if reasons[name] is None},
+        stages=recorder.stages,
+        events=recorder.events,
+        strangers=frozenset(
+            (name, text(path.bare))
+            for name, each in conditions.items()
+            for path in request.recipients
+            if not each.recipient(path)
+        ),
+    )
     verdict = end.verdict
-    talk = Talk(negotiated=session.negotiated, stages=recorder.stages, events=recorder.events)
     return Result(
         request=Request(
             client=request.client.address,
+            client_name=text(client.name),
             helo=text(request.helo),
+            listener=request.listener,
+            login=None if request.login is None else text(request.login),
             queue_id=queue_id.decode("ascii"),
             sender=text(request.sender.bracketed),
             recipients=tuple(text(path.bracketed) for path in request.recipients),
             size=size,
         ),
-        milters=milters,
+        milters=tuple(conditions),
+        observed=frozenset(milter.name for milter in config.milter if milter.mode == "observe"),
+        left_out={name: reason for name, reason in reasons.items() if reason is not None},
         stages=recorder.stages,
         events=recorder.events,
         silences=tuple(talk.silences()),
@@ -270,6 +193,8 @@ class _Dialogue:
         self._recorder.enter("open")
         for stage, ask in begin:
             self._recorder.enter(stage)
+            if stage == "mail" and request.login is not None:
+                session.auth(AuthInfo(mechanism=b"PLAIN", identity=request.login))
             if (verdict := await ask()).decides:
                 self._hear_refusal(stage, verdict)
                 return self._end(verdict, stage, Envelope(request.sender))
@@ -303,6 +228,7 @@ class _Dialogue:
     async def _content(self, envelope: Envelope) -> _End:
         self._recorder.enter("message")
         message = self._request.message  # no milter sees the Received header that a real run would add
+        self._recorder.begin(Snapshot(message, envelope))
         outcome = await self._session.content(message, envelope)
         if outcome.message.body is not message.body:
             outcome.message.close()
@@ -340,12 +266,19 @@ class _Dialogue:
         return _End(verdict=verdict, stage=stage, envelope=envelope, heard=tuple(self._heard))
 
 
-def _client(config: Config, request: TraceRequest) -> ClientInfo:
-    """The client, as if it had connected to the first listener."""
-    listener = config.listen[0]
+async def _client(config: Config, request: TraceRequest) -> ClientInfo:
+    """The client, as if it had connected to the listener."""
+    names = [listener.name for listener in config.listen]
+    if request.listener is not None and request.listener not in names:
+        raise ConfigurationError([f"--listener: {request.listener!r} is not one of {', '.join(names)}"])
+    listener = config.listen[0 if request.listener is None else names.index(request.listener)]
     client = replace(
         request.client, listener=listener.name.encode(), daemon_name=listener.daemon_name.encode()
     )
+    lookup = build_lookup(config.dns)
+    if lookup is not None and client.family in {Family.INET, Family.INET6}:
+        known = await lookup(client.address)
+        client = replace(client, name=known.name, ptr=known.ptr, resolve=known.resolve)
     address = listener.address
     if address.path is not None or ip_address(address.host).is_unspecified:
         return client  # there is no telling which of our addresses it would have used

@@ -1,7 +1,8 @@
 """What a trace found, for people and as JSON."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -37,8 +38,11 @@ _STYLES = {
 CONTENT = frozenset({"headers", "end of headers", "body"})
 """Stages within the message: what answers there is not asked at its end any more."""
 
+_Row: TypeAlias = tuple[str, Text, Text]
+"""Milter, answer, time."""
+
 SilenceReason: TypeAlias = Literal[
-    "not asked", "no answer wanted", "accepted before", "failed before", "already decided"
+    "not asked", "no answer wanted", "not meant", "accepted before", "failed before", "already decided"
 ]
 
 
@@ -47,7 +51,8 @@ class Event:
     """One milter's answer at one stage.
 
     Attributes:
-        stage: `open`, `connect`, … `message`.
+        stage: `open`, `connect`, … `message`; `replay` is the envelope told again, as another milter has
+            refused a recipient that this one had accepted.
         recipient: at `rcpt`, which one.
         milter: its name.
         verdict: what it said; for a failure, what stands in for it.
@@ -71,8 +76,9 @@ class Silence:
 
     Attributes:
         reason: `not asked` (it has declined the stage), `no answer wanted` (it was told, and has declined to
-            answer), `accepted before` (the connection or the message), `failed before` (its default action
-            stands), or `already decided` (by another one, so that nobody waited for this one).
+            answer), `not meant` (its conditions exclude the recipient), `accepted before` (the connection or
+            the message), `failed before` (its default action stands), or `already decided` (by another one,
+            so that nobody waited for this one).
     """
 
     stage: str
@@ -88,12 +94,21 @@ class Change:
     Attributes:
         message: positions of headers do not count our own Received header, which the user's file has not.
         warnings: modifications that were dropped, and why.
+        observed: all of that is what it would have changed if it were not only observed.
+        would: what it would have said, if that had an effect.
     """
 
     milter: str
     envelope: EnvelopeDiff
     message: MessageDiff
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    observed: bool = False
+    would: tuple[str, ...] = ()
+
+    @property
+    def effective(self) -> bool:
+        """Whether there is anything to tell of a message and its envelope."""
+        return bool(self.envelope or self.message or self.warnings)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`."""
@@ -102,6 +117,8 @@ class Change:
             "envelope": self.envelope.to_json(),
             "message": self.message.to_json(),
             "warnings": list(self.warnings),
+            "observed": self.observed,
+            "would": list(self.would),
         }
 
 
@@ -110,11 +127,17 @@ class Request:
     """What was sent through the chain, and who pretended to send it.
 
     Attributes:
+        client_name: `unknown` if it has none that could be verified, or nobody looked.
+        listener: the one that was asked for.
+        login: as whom it has logged in.
         size: octets of the message, with CRLF as line ends.
     """
 
     client: str
+    client_name: str
     helo: str
+    listener: str | None
+    login: str | None
     queue_id: str
     sender: str
     recipients: tuple[str, ...]
@@ -135,6 +158,8 @@ class Result:
 
     Attributes:
         milters: their names, in order.
+        observed: those that are only observed.
+        left_out: those that are not asked about this message, and the key of their condition.
         stages: those that were gone through, in order, each `rcpt` with its recipient.
         verdict: `accept`, `reject`, `tempfail`, `discard` or `shutdown`.
         stage: where it was given.
@@ -149,6 +174,8 @@ class Result:
 
     request: Request
     milters: tuple[str, ...]
+    observed: AbstractSet[str]
+    left_out: Mapping[str, str]
     stages: tuple[tuple[str, str | None], ...]
     events: tuple[Event, ...]
     silences: tuple[Silence, ...]
@@ -175,7 +202,15 @@ class Result:
         """Plain values for `json.dumps`."""
         return {
             "request": asdict(self.request),
-            "milters": [{"name": name, "seconds": self.seconds(name)} for name in self.milters],
+            "milters": [
+                {
+                    "name": name,
+                    "seconds": self.seconds(name),
+                    "mode": "observe" if name in self.observed else "enforce",
+                    "left_out": self.left_out.get(name),
+                }
+                for name in self.milters
+            ],
             "events": [asdict(event) for event in self.events],
             "unanswered": [asdict(silence) for silence in self.silences],
             "changes": [change.to_json() for change in self.changes],
@@ -198,7 +233,7 @@ def show_json(out: Console, result: Result) -> None:
 
 def show(out: Console, result: Result) -> None:
     """Print what was sent, the answers, the changes, the verdict."""
-    for line in _request(result.request):
+    for line in (*_request(result.request), *_left_out(result)):
         out.print(line, soft_wrap=True)
     out.print()
     print_table(out, _answers(out, result))
@@ -214,32 +249,57 @@ def show(out: Console, result: Result) -> None:
 def _request(request: Request) -> Iterator[Text]:
     recipients = ", ".join(request.recipients)
     yield Text(safe(f"Message: {request.size} bytes from {request.sender} to {recipients}"))
-    yield Text(safe(f"Client: {request.client}, EHLO {request.helo}; queue id {request.queue_id}"))
+    name = "" if request.client_name == "unknown" else f" ({request.client_name})"
+    where = "" if request.listener is None else f" at {request.listener}"
+    login = "" if request.login is None else f", logged in as {request.login}"
+    client = f"{request.client}{name}{where}, EHLO {request.helo}{login}"
+    yield Text(safe(f"Client: {client}; queue id {request.queue_id}"))
+
+
+def _left_out(result: Result) -> Iterator[Text]:
+    if result.left_out:
+        milters = ", ".join(f"{name} ({key})" for name, key in result.left_out.items())
+        yield Text(safe(f"Not asked, by their conditions: {milters}"))
 
 
 def _answers(out: Console, result: Result) -> Table:
     """A row for each stage and milter, and the time of each milter at the end."""
     rows = table(out, "Stage", "Milter", "Answer", "Time")
     rows.columns[-1].justify = "right"
+    asked = [name for name in result.milters if name not in result.left_out]
     for stage, recipient in result.stages:
-        events = [event for event in result.events if (event.stage, event.recipient) == (stage, recipient)]
+        if stage in CONTENT:
+            continue  # a part of `message`
+        answers: list[_Row] = [(event.milter, *_answer(event)) for event in _events(result, stage, recipient)]
         silent = [each for each in result.silences if (each.stage, each.recipient) == (stage, recipient)]
         title = stage if recipient is None else f"{stage} <{recipient}>"
         reasons = {each.reason for each in silent}
-        if len(silent) == len(result.milters) and len(reasons) <= 1:
+        if len(silent) == len(asked) and len(reasons) <= 1:
             _add(out, rows, title, [("", _silence(*reasons or {"not asked"}), Text())])
             continue
-        answers = [(event.milter, *_answer(event)) for event in events]
         answers += [(each.milter, _silence(each.reason), Text()) for each in silent]
         answers.sort(key=lambda answer: result.milters.index(answer[0]))
-        _add(out, rows, title, answers)
+        _add(out, rows, title, [(_name(result, name), answer, time) for name, answer, time in answers])
     answered = {event.milter for event in result.events if event.seconds is not None}
-    totals = [(name, Text(), _time(result.seconds(name))) for name in result.milters if name in answered]
+    totals = [
+        (_name(result, name), Text(), _time(result.seconds(name))) for name in asked if name in answered
+    ]
     _add(out, rows, "total", totals)
     return rows
 
 
-def _add(out: Console, rows: Table, title: str, answers: Sequence[tuple[str, Text, Text]]) -> None:
+def _events(result: Result, stage: str, recipient: str | None) -> Iterator[Event]:
+    for event in result.events:
+        of_content = stage == "message" and event.stage in CONTENT
+        if of_content or (event.stage, event.recipient) == (stage, recipient):
+            yield event
+
+
+def _name(result: Result, milter: str) -> str:
+    return f"{milter} (observed)" if milter in result.observed else milter
+
+
+def _add(out: Console, rows: Table, title: str, answers: Sequence[_Row]) -> None:
     for index, (milter, answer, time) in enumerate(answers):
         # For a pipe each line stands for itself.
         shown = title if index == 0 or not out.is_terminal else ""
@@ -252,6 +312,8 @@ def _answer(event: Event) -> tuple[Text, Text]:
         answer = Text(safe(f"failed: {event.error} (so: {event.reply or event.verdict})"), style="red")
     elif event.reply is not None:
         answer.append(safe(f": {event.reply}"), style="default")
+    if event.stage in CONTENT:
+        answer.append(f" (at {event.stage})", style="default")
     return answer, Text() if event.seconds is None else _time(event.seconds)
 
 
@@ -264,7 +326,9 @@ def _time(seconds: float) -> Text:
 
 
 def _change(change: Change) -> Iterator[Text]:
-    yield Text(f"Changes by {safe(change.milter)}", style="bold")
+    title = f"Changes that {change.milter} would make" if change.observed else f"Changes by {change.milter}"
+    yield Text(safe(title), style="bold")
+    yield from (Text(safe(f"  would say {said}"), style="yellow") for said in change.would)
     envelope = change.envelope
     if envelope.sender is not None:
         yield _removed(f"sender {envelope.sender[0]}")
@@ -284,7 +348,7 @@ def _change(change: Change) -> Iterator[Text]:
         if body.truncated:
             yield Text("  (the diff of the body goes on)", style="dim")
     yield from (Text(f"  ! {safe(warning)}", style="yellow") for warning in change.warnings)
-    if not (envelope or change.message or change.warnings):
+    if not (change.effective or change.would):
         yield Text("  nothing in effect", style="dim")
 
 

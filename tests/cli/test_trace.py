@@ -31,7 +31,8 @@ from milterchain.milter.messages import (
     ReplyCode,
     Shutdown,
 )
-from milterchain.testing import Close, ScriptedMilter, Silence
+from milterchain.smtp.handler import ClientNames
+from milterchain.testing import Close, InTurn, ScriptedMilter, Silence
 
 MESSAGE = b"From: Ann <ann@example.org>\nTo: bob@example.net, c@example.net\nSubject: hi\n\nHello\nWorld\n"
 
@@ -61,7 +62,7 @@ async def test_answers_changes_verdict(command: Any, eml: Path) -> None:
     assert lines == [line.rstrip() for line in lines]
     assert lines[:3] == [
         "Message: 94 bytes from <ann@example.org> to <bob@example.net>, <c@example.net>",
-        f"Client: 127.0.0.1, EHLO localhost; queue id {lines[1][-16:]}",
+        f"Client: 127.0.0.1 (localhost), EHLO localhost; queue id {lines[1][-16:]}",
         "",
     ]
     titles, *table = lines[3 : lines.index("", 3)]
@@ -98,10 +99,12 @@ async def test_answers_changes_verdict(command: Any, eml: Path) -> None:
     assert "\x1b" not in out
 
 
-async def test_milters_see_what_a_real_run_shows_them(command: Any, eml: Path) -> None:
+async def test_milters_see_what_a_real_run_shows_them(command: Any, eml: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
     async with ScriptedMilter() as milter:
+        config.write_text(f'dns.lookup = false\n[[milter]]\naddress = "{milter.endpoint}"')
         code, _, _ = await command(
-            *("trace", eml, "--milter", milter.endpoint, "--from", "x@example.org", "--to", "y@example.net"),
+            *("trace", eml, "-c", config, "--from", "x@example.org", "--to", "y@example.net"),
             *("--client-addr", "192.0.2.9", "--helo", "client.example"),
         )
     assert code == 0
@@ -134,7 +137,10 @@ async def test_json(command: Any, eml: Path) -> None:
     assert result["client_hears"] == []
     assert result["request"] | {"queue_id": ""} == {
         "client": "127.0.0.1",
+        "client_name": "localhost",
         "helo": "localhost",
+        "listener": None,
+        "login": None,
         "queue_id": "",
         "sender": "<ann@example.org>",
         "recipients": ["<bob@example.net>", "<c@example.net>"],
@@ -394,3 +400,214 @@ async def test_a_listener_without_a_name(command: Any, eml: Path, tmp_path: Path
         await command("trace", eml, "-c", config)
     for each in (milter, other):
         assert each.connections[0].macros(Command.CONNECT)[b"{daemon_name}"] == b"mx.test"
+
+
+async def test_the_client_is_looked_up(
+    command: Any, eml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lookup(address: str) -> ClientNames:
+        assert address == "192.0.2.9"
+        return ClientNames(name=b"c.example", ptr=b"c.example", resolve=b"OK")
+
+    config = tmp_path / "c.toml"
+    monkeypatch.setattr("milterchain.cli.trace.build_lookup", lambda dns: lookup if dns.lookup else None)
+    for enabled, seen, shown in (
+        ("true", b"c.example", "192.0.2.9 (c.example), EHLO localhost"),
+        ("false", b"[192.0.2.9]", "192.0.2.9, EHLO localhost"),
+    ):
+        async with ScriptedMilter() as milter:
+            config.write_text(f'dns.lookup = {enabled}\n[[milter]]\naddress = "{milter.endpoint}"')
+            _, out, _ = await command("trace", eml, "-c", config, "--client-addr", "192.0.2.9")
+        assert milter.connections[0].of(Connect)[0].hostname == seen
+        assert out.splitlines()[1].startswith(f"Client: {shown}; queue id ")
+
+
+CONDITIONS = """
+[[listen]]
+name = "smtp"
+address = "127.0.0.1:2525"
+[[listen]]
+name = "submission"
+address = "127.0.0.1:2587"
+[[milter]]
+name = "all"
+address = "{0}"
+[[milter]]
+name = "far"
+address = "{1}"
+clients = ["192.0.2.0/24"]
+[[milter]]
+name = "users"
+address = "{1}"
+listeners = ["submission"]
+authenticated = "only"
+[[milter]]
+name = "senders"
+address = "{1}"
+sender_domains = ["example.com"]
+[[milter]]
+name = "recipients"
+address = "{1}"
+recipient_domains = ["elsewhere.example"]
+"""
+
+
+async def test_milters_that_are_not_meant_for_the_message(command: Any, eml: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    async with ScriptedMilter() as one, ScriptedMilter() as two:
+        config.write_text(CONDITIONS.format(one.endpoint, two.endpoint))
+        code, out, _ = await command("trace", eml, "-c", config)
+        _, as_json, _ = await command("trace", eml, "-c", config, "--json")
+    assert code == 0
+    assert out.splitlines()[2] == (
+        "Not asked, by their conditions: far (clients), users (listeners), senders (sender_domains),"
+        " recipients (recipient_domains)"
+    )
+    assert "far" not in out[out.index("Stage") :]
+    result = json.loads(as_json)
+    assert {milter["name"]: milter["left_out"] for milter in result["milters"]} == {
+        "all": None,
+        "far": "clients",
+        "users": "listeners",
+        "senders": "sender_domains",
+        "recipients": "recipient_domains",
+    }
+    assert result["unanswered"] == []
+    assert two.connections == []
+
+
+async def test_a_user_of_another_listener(command: Any, eml: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    arguments = ("trace", eml, "-c", config, "--to", "a@example.net", "--to", "b@elsewhere.example")
+    async with ScriptedMilter() as one, ScriptedMilter() as two:
+        config.write_text(CONDITIONS.format(one.endpoint, two.endpoint))
+        _, out, _ = await command(*arguments, "--listener", "submission", "--login", "joe")
+        code, _, err = await command(*arguments, "--listener", "nowhere")
+    lines = out.splitlines()
+    assert lines[1].startswith(
+        "Client: 127.0.0.1 (localhost) at submission, EHLO localhost, logged in as joe;"
+    )
+    assert lines[2] == "Not asked, by their conditions: far (clients), senders (sender_domains)"
+    rows = [line.split() for line in lines]
+    assert ["rcpt", "<a@example.net>", "recipients", "not", "meant"] in rows
+    assert ["rcpt", "<b@elsewhere.example>", "recipients", "continue"] in [row[:4] for row in rows]
+    connection = next(each for each in one.connections if each.of(Mail))
+    assert connection.macros(Command.MAIL)[b"{auth_authen}"] == b"joe"
+    assert b"{auth_authen}" not in connection.macros(Command.CONNECT)
+    assert (code, err) == (2, "--listener: 'nowhere' is not one of smtp, submission\n")
+
+
+async def test_recipients_told_again_are_a_stage_of_their_own(command: Any, eml: Path) -> None:
+    refuses = {Command.RCPT: InTurn(Reject(), Continue())}
+    async with ScriptedMilter() as one, ScriptedMilter(refuses) as two:
+        arguments = ("trace", eml, "--milter", one.endpoint, "--milter", two.endpoint)
+        _, out, _ = await command(*arguments)
+        _, as_json, _ = await command(*arguments, "--json")
+    rows = [line.split()[:3] for line in out.splitlines()]
+    assert rows.count(["mail", one.endpoint, "continue"]) == 1
+    assert [row for row in rows if row[:1] == ["replay"]] == [["replay", one.endpoint, "continue"]]
+    assert rows.index(["replay", one.endpoint, "continue"]) < rows.index(["data", one.endpoint, "continue"])
+    (again,) = [event for event in json.loads(as_json)["events"] if event["stage"] == "replay"]
+    assert (again["milter"], again["verdict"], again["error"]) == (one.endpoint, "continue", None)
+    assert again["seconds"] > 0
+
+
+async def test_a_failure_when_recipients_are_told_again(command: Any, eml: Path) -> None:
+    loses = {Command.MAIL: InTurn(Continue(), Close())}
+    refuses = {Command.RCPT: InTurn(Reject(), Continue())}
+    async with ScriptedMilter(loses) as one, ScriptedMilter(refuses) as two:
+        code, out, _ = await command("trace", eml, "--milter", one.endpoint, "--milter", two.endpoint)
+    assert code == 1
+    (again,) = [line for line in out.splitlines() if line.startswith("replay")]
+    assert "closed the connection" in again
+
+
+async def test_a_verdict_amid_the_content_stands_at_its_place(command: Any, eml: Path) -> None:
+    early = {Command.END_OF_HEADERS: Accept()}
+    async with ScriptedMilter(early) as one, ScriptedMilter() as two:
+        _, out, _ = await command("trace", eml, "--milter", one.endpoint, "--milter", two.endpoint)
+    rows = [line.split()[:-2] for line in out.splitlines()]
+    at = rows.index(["message", one.endpoint, "accept", "(at", "end", "of", "headers)"])
+    assert rows[at + 1] == ["message", two.endpoint, "continue"]
+
+
+OBSERVED = """
+[[milter]]
+name = "first"
+address = "{0}"
+[[milter]]
+name = "watched"
+address = "{1}"
+mode = "observe"
+"""
+
+
+async def test_what_an_observed_milter_would_do(command: Any, eml: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    would = [
+        AddHeader(b"X-Two", b"2"),
+        ChangeHeader(1, b"X-One", b"changed"),
+        ReplaceBody(b"new\r\n"),
+        AddRecipient(b"<added@example.net>"),
+        Quarantine(b"a virus"),
+        Continue(),
+    ]
+    async with (
+        ScriptedMilter({Command.END_OF_MESSAGE: [AddHeader(b"X-One", b"1"), Continue()]}) as one,
+        ScriptedMilter({Command.END_OF_MESSAGE: would}) as two,
+    ):
+        config.write_text(OBSERVED.format(one.endpoint, two.endpoint))
+        code, out, _ = await command("trace", eml, "-c", config)
+        _, as_json, _ = await command("trace", eml, "-c", config, "--json")
+    assert code == 0
+    lines = out.splitlines()
+    assert any(line.split()[:3] == ["message", "watched", "(observed)"] for line in lines)
+    begin = lines.index("Changes that watched would make")
+    assert lines[begin + 1 : lines.index("", begin)] == [
+        "  would say quarantine: a virus",
+        "  + recipient <added@example.net>",
+        "  @@ header 4 @@",
+        "  - X-One: 1",
+        "  + X-One: changed",
+        "  @@ header 5 @@",
+        "  + X-Two: 2",
+        "  body: 14 -> 5 bytes",
+        "  @@ -1,2 +1,1 @@",
+        "  -Hello",
+        "  -World",
+        "  +new",
+    ]
+    assert lines[-3:] == [
+        "Verdict: accept",
+        "  would be relayed from <ann@example.org> to <bob@example.net>, <c@example.net>",
+        "  client hears what the next hop answers (to the message)",
+    ]
+    result = json.loads(as_json)
+    assert [milter["mode"] for milter in result["milters"]] == ["enforce", "observe"]
+    assert [(change["milter"], change["observed"]) for change in result["changes"]] == [
+        ("first", False),
+        ("watched", True),
+    ]
+    assert result["changes"][1]["would"] == ["quarantine: a virus"]
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ({Command.END_OF_MESSAGE: Reject()}, "  would say reject: 550 5.7.1 Command rejected"),
+        ({Command.END_OF_MESSAGE: Discard()}, "  would say discard"),
+        ({Command.RCPT: Reject()}, None),
+        ({}, None),
+    ],
+)
+async def test_what_an_observed_milter_would_say(
+    command: Any, eml: Path, tmp_path: Path, script: Any, said: str | None
+) -> None:
+    config = tmp_path / "c.toml"
+    async with ScriptedMilter() as one, ScriptedMilter(script) as two:
+        config.write_text(OBSERVED.format(one.endpoint, two.endpoint))
+        _, out, _ = await command("trace", eml, "-c", config)
+    lines = out.splitlines()
+    assert [line for line in lines if "would say" in line] == ([said] if said else [])
+    assert ("Changes that watched would make" in lines) == (said is not None)
+    assert "Verdict: accept" in lines
