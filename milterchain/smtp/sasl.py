@@ -2,11 +2,12 @@
 
 An exchange is a generator of challenges: what is yielded goes to the client, what it answers is sent in, and
 what is returned in the end are the credentials. Base64 is strict: no blanks, no other alphabet, the right
-padding.
+padding. Names have no control characters (SASLprep has none): filters write them into headers.
 """
 
 import base64
 import binascii
+import re
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -22,6 +23,10 @@ __all__ = [
     "decode_response",
     "encode_challenge",
 ]
+
+
+_BAD_DATA: Final = "Error: bad authentication data"
+_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,18 +77,22 @@ Exchange: TypeAlias = Generator[bytes, bytes, Credentials]
 def _plain(initial: bytes | None) -> Exchange:
     response = (yield b"") if initial is None else initial
     parts = response.split(b"\0")
-    if len(parts) != 3 or not parts[1] or not parts[2]:
-        raise SMTPSyntaxError("Error: bad authentication data", status="5.5.2")
+    if len(parts) != 3:
+        raise SMTPSyntaxError(_BAD_DATA, status="5.5.2")
     identity, login, password = parts
-    return Credentials(mechanism="PLAIN", login=login, password=password, identity=identity)
+    return _credentials("PLAIN", login, password, identity)
 
 
 def _login(initial: bytes | None) -> Exchange:
     login = (yield b"Username:") if initial is None else initial
     password = yield b"Password:"
-    if not login or not password or b"\0" in login + password:
-        raise SMTPSyntaxError("Error: bad authentication data", status="5.5.2")
-    return Credentials(mechanism="LOGIN", login=login, password=password)
+    return _credentials("LOGIN", login, password)
+
+
+def _credentials(mechanism: str, login: bytes, password: bytes, identity: bytes = b"") -> Credentials:
+    if not login or not password or _CONTROL.search(login + identity) or b"\0" in password:
+        raise SMTPSyntaxError(_BAD_DATA, status="5.5.2")
+    return Credentials(mechanism=mechanism, login=login, password=password, identity=identity)
 
 
 MECHANISMS: Final[Mapping[bytes, Callable[[bytes | None], Exchange]]] = {b"PLAIN": _plain, b"LOGIN": _login}

@@ -62,6 +62,9 @@ def test_no_password_in_repr():
         (b"LOGIN", [b"ann", b""]),
         (b"LOGIN", [b"ann\0", b"secret"]),
         (b"LOGIN", [b"ann", b"se\0cret"]),
+        (b"LOGIN", [b"ann\r\nX-Bad: 1", b"secret"]),
+        (b"PLAIN", [b"\0ann\x7f\0secret"]),
+        (b"PLAIN", [b"bob\n\0ann\0secret"]),
     ],
 )
 def test_bad_data(mechanism, responses):
