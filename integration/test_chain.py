@@ -6,6 +6,7 @@ import pytest
 from integration.corpus import Sample, all_samples, head
 from integration.services.filters import (
     DOMAIN,
+    GTUBE,
     SELECTOR,
     Filter,
     SigningKey,
@@ -21,7 +22,6 @@ from integration.services.proxy import Proxy, milter_table, start_proxy
 from integration.services.sink import Sink, start_sink
 from integration.services.smtp import Client, Outcome
 
-GTUBE = b"XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X\r\n"
 SPAM = {"duplicate-standard"}
 """Samples that rspamd refuses."""
 

@@ -16,10 +16,10 @@ from integration.services.compose import (
     read_document,
     read_images,
 )
+from integration.services.filters import GTUBE
 from integration.services.process import Run
 
 UP, SEND, SHOW = blocks("compose")[0].splitlines()
-GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_a_message_arrives_signed_and_rated(composed: Composed) -> None:
 
 
 def test_spam_is_refused(composed: Composed) -> None:
-    assert "554" in send(composed, SEND.replace("Hello", GTUBE))
+    assert "554" in send(composed, SEND.replace("Hello", GTUBE.decode().rstrip()))
 
 
 def test_postfix_decides_who_gets_mail_and_who_may_relay(composed: Composed) -> None:

@@ -21,6 +21,7 @@ from integration.corpus import head
 from integration.services.filters import (
     AUTHSERV,
     DOMAIN,
+    GTUBE,
     SELECTOR,
     Filter,
     SigningKey,
@@ -45,7 +46,6 @@ FRIEND = "192.0.2.7"
 FOREIGN = "198.51.100.23"
 """Nobody names it."""
 EICAR = b"X5O!P%@AP[4\\PZX54(P^)7CC)7}$" + b"EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
-GTUBE = b"XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X\r\n"
 LISTENERS = ("smtp", "smtps")
 """Their names, by which rspamd signs its results: it takes them from the macro `{daemon_name}`."""
 PROXY2 = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11"

@@ -1,18 +1,23 @@
 """Towards real next hops: TLS, our own login, XCLIENT and XFORWARD with Postfix; LMTP with Dovecot."""
 
+import shlex
+import sys
+
 import pytest
 
 from integration.corpus import head
-from integration.readme import blocks
+from integration.readme import blocks, filled
 from integration.services.dovecot import Dovecot, start_dovecot
 from integration.services.postfix import Postfix, start_postfix
-from integration.services.process import Run
-from integration.services.proxy import Proxy, start_proxy
+from integration.services.process import Run, answers, free_port
+from integration.services.proxy import LAUNCH, Proxy, run_proxy, start_proxy
 from integration.services.secured import Secured, secured
 from integration.services.sink import Sink, start_sink
 from integration.services.smtp import Client, Outcome
 from integration.services.tls import CERTIFICATES, make_certificates
+from integration.services.witness import start_witness
 
+SECTION = "As a relay"
 KNOWN, STRANGER = "127.0.0.5", "127.0.0.6"
 """Addresses on this machine. Postfix relays for the first one only, milterchain for neither."""
 NOBODY = '["192.0.2.0/24"]'
@@ -125,8 +130,9 @@ def test_xforward_is_for_the_log(run: Run, sink: Sink) -> None:
 
 @pytest.fixture(scope="module")
 def login(run: Run) -> Secured:
-    """Settings of a Postfix that knows one user."""
-    return secured(run, make_certificates(run), [("me", "correct horse")])
+    """Settings of a Postfix that knows two users."""
+    users = [(user, "correct horse") for user in ("me", "example.org")]
+    return secured(run, make_certificates(run), users)
 
 
 @pytest.mark.parametrize("scheme", ["smtp", "smtps"])
@@ -162,6 +168,84 @@ def test_a_smarthost_wants_a_login(run: Run, sink: Sink, login: Secured, scheme:
             postfix.logged("sasl_method=PLAIN", "sasl_username=me")
         else:
             assert outcome.rcpt[0].code == 451
+
+
+def test_the_smarthost_of_the_readme(run: Run, sink: Sink, login: Secured) -> None:
+    """Postfix, milterchain with the README's login, and a smarthost that takes nothing without it."""
+    example = next(block for block in blocks("toml", SECTION) if "smarthost" in block)
+    (line,) = blocks("relayhost.cf", SECTION)
+    smarthost = start_postfix(
+        run,
+        "smarthost",
+        relay_to=sink.address,
+        settings={
+            **login["settings"],
+            **TLS,
+            "mynetworks": "",
+            "smtpd_relay_restrictions": "permit_sasl_authenticated, reject",
+            "smtpd_tls_security_level": "encrypt",
+        },
+        files=login["files"],
+    )
+    password = run.place("password-readme") / "password"
+    password.write_text("correct horse\n")
+    address = f"127.0.0.1:{free_port()}"
+    places = {
+        # Another name, which the certificate has; the one of the example is nobody's.
+        "smtp:smarthost.example.net:587": f"smtp:localhost:{smarthost.port}",
+        "/etc/milterchain/password": password,
+    }
+    run_proxy(
+        run,
+        filled(example, places),
+        address,
+        name="proxy-readme",
+        flags=("--listen", address),
+        env={"SSL_CERT_FILE": str(CERTIFICATES / "authority.pem")},
+    )
+    key, _, value = filled(line, {"[127.0.0.1]:2525": f"[127.0.0.1]:{address.rpartition(':')[2]}"}).partition(
+        " = "
+    )
+    postfix = start_postfix(run, "sender", relay_to="127.0.0.1:1", settings={key: value})
+    with Client(postfix.address) as client:
+        content = head("smarthost") + b"\r\nbody\r\n"
+        assert client.send(b"<a@example.org>", [b"<anybody@example.net>"], content).accepted
+        client.quit()
+    received = sink.content(sink.wait_for_mail_to("anybody@example.net"))
+    assert received.index(b"by mx.example.test (Postfix) with ESMTPSA") < received.index(b"(milterchain)")
+    smarthost.logged("sasl_method=PLAIN", "sasl_username=example.org")
+
+
+def test_the_next_hops_of_the_readme(run: Run, sink: Sink) -> None:
+    example = next(block for block in blocks("toml", SECTION) if "mx2" in block)
+    places = {"mx1.example.org:25": f"127.0.0.1:{free_port()}", "mx2.example.org:25": sink.address}
+    address = f"127.0.0.1:{free_port()}"
+    proxy = run_proxy(run, filled(example, places), address, name="proxy-hops", flags=("--listen", address))
+    assert _send(proxy, "second@example.net").accepted
+    sink.wait_for_mail_to("second@example.net")
+
+
+def test_the_flags_of_the_readme(run: Run, sink: Sink) -> None:
+    (line,) = blocks("flags", SECTION)
+    milters = [start_witness(run, name) for name in ("first", "second")]
+    address = f"127.0.0.1:{free_port()}"
+    places = {
+        "127.0.0.1:2525": address,
+        "inet:127.0.0.1:8891": milters[0].address,
+        "inet:127.0.0.1:11332": milters[1].address,
+        "192.0.2.25:25": sink.address,
+    }
+    name, *flags = shlex.split(filled(line, places))
+    assert name == "milterchain"
+    service = run.spawn("flags", (sys.executable, "-c", LAUNCH, *flags))
+    service.wait_ready(lambda: answers(f"inet:{address}"))
+    with Client(address) as client:
+        content = head("flags") + b"\r\nbody\r\n"
+        assert client.send(b"<a@example.com>", [b"<flags@example.net>"], content).accepted
+        client.quit()
+    sink.wait_for_mail_to("flags@example.net")
+    for milter in milters:
+        assert [event["address"] for event in milter.events("rcpt")] == ["<flags@example.net>"]
 
 
 def test_a_smarthost_with_the_wrong_certificate_gets_nothing(run: Run, sink: Sink) -> None:

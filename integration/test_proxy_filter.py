@@ -1,16 +1,16 @@
-"""Between two Postfixes as an smtpd_proxy_filter, with exactly the lines of the README; behind HAProxy."""
+"""Between two Postfixes as an smtpd_proxy_filter, with the README's files but for ports; behind HAProxy."""
 
 from typing import NamedTuple
 
 import pytest
 
 from integration.corpus import head
-from integration.readme import blocks
+from integration.readme import blocks, filled
 from integration.services.filters import start_editor
 from integration.services.haproxy import start_haproxy
 from integration.services.postfix import Postfix, start_postfix
-from integration.services.process import Run
-from integration.services.proxy import Proxy, milter_table, start_proxy
+from integration.services.process import Run, free_port
+from integration.services.proxy import milter_table, run_proxy, start_proxy
 from integration.services.sink import Sink, start_sink
 from integration.services.smtp import Client, Outcome
 from integration.services.witness import Witness, start_witness
@@ -18,48 +18,65 @@ from integration.services.witness import Witness, start_witness
 CLIENT = b"XCLIENT NAME=client.example.test ADDR=192.0.2.7 PORT=4711"
 
 
+SECTION = "As a filter between two Postfixes"
+RESTRICTIONS = [f"smtpd_{stage}_restrictions" for stage in ("client", "helo", "sender", "data", "relay")]
+NOT_FROM_HERE = "check_client_access inline:{127.0.0.1=REJECT}, reject_unauth_destination"
+
+
 class System(NamedTuple):
-    """Postfix, milterchain with milters, Postfix, sink. `adjusting` sends on only what is complete."""
+    """One Postfix before and behind milterchain with its milters, then the sink.
 
-    before: Postfix
-    adjusting: Postfix
-    proxy: Proxy
-    witness: Witness
-    behind: Postfix
+    Attributes:
+        adjusting: where Postfix sends on only what is complete.
+        behind: where it takes what comes back.
+    """
+
+    postfix: Postfix
+    adjusting: str
+    milter: Witness
+    behind: str
     sink: Sink
-
-
-def options(block: str) -> list[str]:
-    """The `-o` options of a service in master.cf."""
-    return [part.split()[0] for part in block.split("-o ")[1:]]
 
 
 @pytest.fixture(scope="module")
 def system(run: Run) -> System:
-    before_lines, behind_lines = blocks("proxy-filter.cf")
+    """Everything as the README has it, but for the ports."""
+    before, behind = blocks("proxy-filter.cf", SECTION)
+    (example,) = blocks("toml", SECTION)
+    first, adjusting, second, between = (f"127.0.0.1:{free_port()}" for _ in range(4))
     sink = start_sink(run)
-    behind = start_postfix(run, "behind", relay_to=sink.address, smtpd_options=options(behind_lines))
-    witness = start_witness(run)
-    judge = start_editor(run, "judge")
-    proxy = start_proxy(
+    milter = start_witness(run)
+    places = {
+        "127.0.0.1:10024": between,
+        "127.0.0.1:10026": second,
+        "inet:127.0.0.1:11332": milter.address,
+    }
+    judge = milter_table("judge", start_editor(run, "judge").address)
+    run_proxy(run, f"{filled(example, places)}\n{judge}", between)
+    # So that a client can come from elsewhere.
+    identified = "    -o smtpd_authorized_xclient_hosts=127.0.0.1"
+    services = [
+        filled(before, {"smtp inet": f"{first} inet", "127.0.0.1:10024": between}),
+        identified,
+        filled(before, {"smtp inet": f"{adjusting} inet", "127.0.0.1:10024": between}),
+        identified,
+        "    -o smtpd_proxy_options=speed_adjust",
+        filled(behind, {"127.0.0.1:10026": second}),
+    ]
+    postfix = start_postfix(
         run,
-        next_hop=f"smtp:{behind.address}",
-        milters=[milter_table("witness", witness.address), milter_table("judge", judge.address)],
-        listen='xclient_from = ["127.0.0.1"]',
+        "postfix",
+        relay_to=sink.address,
+        # Nobody answers there, and milterchain may do nothing: it is for the lines to change that.
+        milters=["inet:127.0.0.1:1"],
+        settings={
+            "relay_domains": "example.org",
+            "mynetworks": "",
+            **dict.fromkeys(RESTRICTIONS, NOT_FROM_HERE),
+        },
+        services="\n".join(services),
     )
-    lines = before_lines.replace("127.0.0.1:10024", proxy.address)
-
-    def start(name: str, *more: str) -> Postfix:
-        return start_postfix(
-            run,
-            name,
-            relay_to="127.0.0.1:9",
-            settings={"smtpd_authorized_xclient_hosts": "127.0.0.1", "relay_domains": "example.org"},
-            smtpd_options=[*options(lines), *more],
-        )
-
-    adjusting = start("adjusting", "smtpd_proxy_options=speed_adjust")
-    return System(start("before"), adjusting, proxy, witness, behind, sink)
+    return System(postfix, adjusting, milter, second, sink)
 
 
 def send(
@@ -71,8 +88,8 @@ def send(
     adjusting: bool = False,
 ) -> Outcome:
     """Send as a client from elsewhere."""
-    before = system.adjusting if adjusting else system.before
-    with Client(before.address, helo=b"EHLO balancer.example.test") as client:
+    before = system.adjusting if adjusting else system.postfix.address
+    with Client(before, helo=b"EHLO balancer.example.test") as client:
         assert client.command(CLIENT).code == 220
         assert client.command(helo).code == 250
         outcome = client.send(sender, [recipient], head("filtered") + b"\r\nbody\r\n")
@@ -83,10 +100,10 @@ def send(
 def test_the_milters_are_told_of_the_original_client(system: System) -> None:
     assert send(system, b"<one@example.org>").accepted
     system.sink.wait_for_mail_to("one@example.org")
-    connect = next(event for event in system.witness.events("connect") if event["address"] == "192.0.2.7")
+    connect = next(event for event in system.milter.events("connect") if event["address"] == "192.0.2.7")
     assert (connect["hostname"], connect["port"]) == ("client.example.test", 4711)
     helos = [
-        event["name"] for event in system.witness.events("helo") if event["session"] == connect["session"]
+        event["name"] for event in system.milter.events("helo") if event["session"] == connect["session"]
     ]
     assert helos == ["client.example.test"]
 
@@ -94,7 +111,7 @@ def test_the_milters_are_told_of_the_original_client(system: System) -> None:
 def test_the_postfix_behind_logs_the_original_client(system: System) -> None:
     assert send(system, b"<two@example.org>").accepted
     system.sink.wait_for_mail_to("two@example.org")
-    system.behind.logged("client=client.example.test[192.0.2.7]")
+    system.postfix.logged("orig_client=client.example.test[192.0.2.7]")
 
 
 def test_the_final_reply_is_that_of_the_postfix_behind(system: System) -> None:
@@ -134,8 +151,8 @@ def test_behind_haproxy(run: Run, system: System, option: str) -> None:
     proxy = start_proxy(
         run,
         name=f"milterchain-{option}",
-        next_hop=f"smtp:{system.behind.address}",
-        milters=[milter_table("witness", system.witness.address)],
+        next_hop=f"smtp:{system.behind}",
+        milters=[milter_table("witness", system.milter.address)],
         listen='proxy_protocol_from = ["127.0.0.1"]',
     )
     address = start_haproxy(run, server=proxy.address, option=option, name=option)
@@ -148,4 +165,4 @@ def test_behind_haproxy(run: Run, system: System, option: str) -> None:
         client.quit()
     assert outcome.accepted
     system.sink.wait_for_mail_to(recipient)
-    assert port in {event["port"] for event in system.witness.events("connect")}
+    assert port in {event["port"] for event in system.milter.events("connect")}

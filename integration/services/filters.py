@@ -18,6 +18,8 @@ SELECTOR = "sel"
 AUTHSERV = "mx.example.test"
 TEMPLATES = Path(__file__).with_name("templates")
 NOOP_SOURCE = Path(__file__).resolve().parents[1] / "bench" / "noop_milter.c"
+GTUBE = b"XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X\r\n"
+"""A body that every spam filter refuses."""
 DEBIAN_PYTHON = "/usr/bin/python3"
 
 

@@ -79,7 +79,7 @@ REFUSALS = """\
 """
 
 MASTER = """\
-{port}     inet  n - n - 120 smtpd{options}
+{services}
 pickup    unix  n - n 60 1 pickup
 cleanup   unix  n - n - 0 cleanup
 qmgr      unix  n - n 300 1 qmgr
@@ -194,6 +194,7 @@ def start_postfix(
     hostname: str = "mx.example.test",
     settings: Mapping[str, str] | None = None,
     smtpd_options: Sequence[str] = (),
+    services: str = "",
     files: Mapping[str, str] | None = None,
 ) -> Postfix:
     """Configure and start an instance.
@@ -206,12 +207,16 @@ def start_postfix(
         hostname: its own name, in the greeting and in Received.
         settings: more lines for main.cf.
         smtpd_options: `name=value` for the smtpd line of master.cf.
+        services: lines of master.cf in place of that one; the first begins with `127.0.0.1:PORT`.
         files: more files for the configuration directory, paths relative to it.
     """
     config = run.place(name)
     data = run.place(f"{name}-data", "postfix")
     queue = _queue_directory(run, name)
-    port = free_port()
+    if not services:
+        options = "".join(f"\n    -o {option}" for option in smtpd_options)
+        services = f"127.0.0.1:{free_port()} inet n - n - 120 smtpd{options}"
+    port = int(services.split(maxsplit=1)[0].removeprefix("127.0.0.1:"))
     sink_host, _, sink_port = relay_to.rpartition(":")
     refusals = config / "refusals"
     refusals.write_text(REFUSALS)
@@ -232,8 +237,7 @@ def start_postfix(
     lines = [line for line in text.splitlines(keepends=True) if line.partition("=")[0].strip() not in extra]
     main = config / "main.cf"
     main.write_text("".join([*lines, *(f"{key} = {value}\n" for key, value in extra.items())]))
-    options = "".join(f"\n    -o {option}" for option in smtpd_options)
-    (config / "master.cf").write_text(MASTER.format(port=port, options=options))
+    (config / "master.cf").write_text(MASTER.format(services=services))
     _age(config)
     # The check makes the queue's directories.  Its own log lines would wait for postlogd, which is not
     # there yet: hence the log file afterwards.

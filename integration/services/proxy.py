@@ -75,24 +75,44 @@ def start_proxy(
         relay_domains: where anybody may send, in TOML.
         relay: more lines of `[relay]`.
     """
-    place = run.place(name)
     address = f"{host}:{free_port(host.strip('[]'))}"
-    config = place / "milterchain.toml"
-    config.write_text(
-        "\n".join(
-            (
-                f'hostname = "{hostname}"',
-                f'[[listen]]\nname = "smtp"\naddress = "{address}"\n{listen}',
-                "[dns]\nlookup = false",
-                f"[access]\ntrusted_networks = {trusted_networks}\nrelay_domains = {relay_domains}",
-                f'[relay]\nnext_hop = ["{next_hop}"]\n{relay}',
-                f'[limits]\nconnections_per_client = 500\nmessage_size = "{message_size}"',
-                f'[log]\nlevel = "{level}"',
-                *milters,
-                extra,
-            )
+    text = "\n".join(
+        (
+            f'hostname = "{hostname}"',
+            f'[[listen]]\nname = "smtp"\naddress = "{address}"\n{listen}',
+            "[dns]\nlookup = false",
+            f"[access]\ntrusted_networks = {trusted_networks}\nrelay_domains = {relay_domains}",
+            f'[relay]\nnext_hop = ["{next_hop}"]\n{relay}',
+            f'[limits]\nconnections_per_client = 500\nmessage_size = "{message_size}"',
+            f'[log]\nlevel = "{level}"',
+            *milters,
+            extra,
         )
     )
-    service = run.spawn(name, (sys.executable, "-c", LAUNCH, "run", "-c", str(config)))
+    return run_proxy(run, text, address, name=name)
+
+
+def run_proxy(
+    run: Run,
+    text: str,
+    address: str,
+    *,
+    name: str = "milterchain",
+    flags: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> Proxy:
+    """Start milterchain with this configuration.
+
+    Args:
+        run: that owns it.
+        text: of its file.
+        address: where it takes SMTP then; of several listeners one that is ready when all are.
+        name: of its directory and log.
+        flags: more of the command line.
+        env: more of the environment.
+    """
+    config = run.place(name) / "milterchain.toml"
+    config.write_text(text)
+    service = run.spawn(name, (sys.executable, "-c", LAUNCH, "run", "-c", str(config), *flags), env=env)
     service.wait_ready(lambda: answers(f"inet:{address}"))
     return Proxy(run, name, address, config, service)
