@@ -29,8 +29,9 @@ class CaseClient:
     _TRANSCRIPT = 40
     """Lines that are kept; the last ones tell what went wrong."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, host: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.transcript: list[str] = []
+        self._host = host
         self._reader = reader
         self._writer = writer
         self._replies = ReplyReader()
@@ -43,8 +44,9 @@ class CaseClient:
             HangupError: nobody listens.
         """
         host, _, port = address.rpartition(":")
+        host = host.strip("[]")
         try:
-            return cls(*await asyncio.open_connection(host.strip("[]"), int(port)))
+            return cls(host, *await asyncio.open_connection(host, int(port)))
         except OSError as error:
             raise HangupError(f"cannot connect to {address}: {error.strerror}") from error
 
@@ -92,7 +94,8 @@ class CaseClient:
         """
         self._note("(TLS)")
         try:
-            await self._writer.start_tls(context)
+            # For a context that checks whose certificate it is.
+            await self._writer.start_tls(context, server_hostname=self._host)
         except OSError as error:
             raise HangupError(f"no TLS: {error}") from error
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -158,8 +159,8 @@ async def test_what_is_sent_and_what_wants_no_answer(command: Any, eml: Path) ->
     async with ScriptedMilter(negotiate=answer) as milter:
         code, out = await check(command, milter, eml)
     assert code == 0
-    rows = [row for row in out.splitlines() if " ms  no" in row]
-    assert [row.split(" ms  ")[1] for row in rows] == ["no answer wanted", "not asked", "no answer wanted"]
+    silent = re.findall(r" ms +(no.*)$", out, re.MULTILINE)
+    assert silent == ["no answer wanted", "not asked", "no answer wanted"]
 
 
 async def test_void_changes_are_marked(command: Any) -> None:
