@@ -170,13 +170,12 @@ def test_a_smarthost_wants_a_login(run: Run, sink: Sink, login: Secured, scheme:
             assert outcome.rcpt[0].code == 451
 
 
-def test_the_smarthost_of_the_readme(run: Run, sink: Sink, login: Secured) -> None:
-    """Postfix, milterchain with the README's login, and a smarthost that takes nothing without it."""
+def _by_the_smarthost(run: Run, sink: Sink, login: Secured, name: str) -> tuple[Proxy, Postfix]:
+    """The README's login at a smarthost of this name, which takes nothing without it."""
     example = next(block for block in blocks("toml", SECTION) if "smarthost" in block)
-    (line,) = blocks("relayhost.cf", SECTION)
     smarthost = start_postfix(
         run,
-        "smarthost",
+        f"smarthost-{name}",
         relay_to=sink.address,
         settings={
             **login["settings"],
@@ -187,25 +186,30 @@ def test_the_smarthost_of_the_readme(run: Run, sink: Sink, login: Secured) -> No
         },
         files=login["files"],
     )
-    password = run.place("password-readme") / "password"
+    password = run.place(f"password-{name}") / "password"
     password.write_text("correct horse\n")
     address = f"127.0.0.1:{free_port()}"
     places = {
-        # Another name, which the certificate has; the one of the example is nobody's.
-        "smtp:smarthost.example.net:587": f"smtp:localhost:{smarthost.port}",
+        "smtp:smarthost.example.net:587": f"smtp:{name}:{smarthost.port}",
         "/etc/milterchain/password": password,
     }
-    run_proxy(
+    proxy = run_proxy(
         run,
         filled(example, places),
         address,
-        name="proxy-readme",
+        name=f"proxy-{name}",
         flags=("--listen", address),
         env={"SSL_CERT_FILE": str(CERTIFICATES / "authority.pem")},
     )
-    key, _, value = filled(line, {"[127.0.0.1]:2525": f"[127.0.0.1]:{address.rpartition(':')[2]}"}).partition(
-        " = "
-    )
+    return proxy, smarthost
+
+
+def test_the_smarthost_of_the_readme(run: Run, sink: Sink, login: Secured) -> None:
+    """Behind a Postfix with the README's line."""
+    proxy, smarthost = _by_the_smarthost(run, sink, login, "localhost")
+    (line,) = blocks("relayhost.cf", SECTION)
+    host, _, port = proxy.address.rpartition(":")
+    key, _, value = filled(line, {"[127.0.0.1]:2525": f"[{host}]:{port}"}).partition(" = ")
     postfix = start_postfix(run, "sender", relay_to="127.0.0.1:1", settings={key: value})
     with Client(postfix.address) as client:
         content = head("smarthost") + b"\r\nbody\r\n"
@@ -214,6 +218,14 @@ def test_the_smarthost_of_the_readme(run: Run, sink: Sink, login: Secured) -> No
     received = sink.content(sink.wait_for_mail_to("anybody@example.net"))
     assert received.index(b"by mx.example.test (Postfix) with ESMTPSA") < received.index(b"(milterchain)")
     smarthost.logged("sasl_method=PLAIN", "sasl_username=example.org")
+
+
+def test_a_smarthost_of_another_name_learns_no_password(run: Run, sink: Sink, login: Secured) -> None:
+    """The same machine under a name that is not in its certificate."""
+    proxy, smarthost = _by_the_smarthost(run, sink, login, "mx.example.test")
+    (answer,) = _send(proxy, "anybody@example.net").rcpt
+    assert answer.code == 451
+    assert "auth=" not in smarthost.logged("disconnect from", "starttls=0/1")
 
 
 def test_the_next_hops_of_the_readme(run: Run, sink: Sink) -> None:
