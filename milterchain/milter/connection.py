@@ -7,7 +7,6 @@ the connection is closed: nobody can know which reply would belong to which comm
 """
 
 from collections import deque
-from collections.abc import Callable
 from itertools import repeat
 from typing import NoReturn, TypeAlias
 
@@ -34,12 +33,14 @@ from milterchain.milter.negotiation import Negotiated, agreement, agreement_as_m
 from milterchain.milter.state import (
     FINAL,
     IDLE_AFTER,
+    NO_MOVES,
     PERMISSION,
     PIPELINED,
     RESPONSES,
     TOLERATED,
     Role,
     State,
+    moves,
     transitions,
 )
 
@@ -71,16 +72,17 @@ class Connection:
         role: which side this is.
         state: how far the connection has come.
         negotiated: what was agreed on, None before.
+        packets: what was received and is no event yet; who receives much may feed it itself.
     """
 
     __slots__ = (
         "_answered",
+        "_moves",
         "_offer",
         "_outstanding",
-        "_pending",
-        "_reader",
         "_table",
         "negotiated",
+        "packets",
         "role",
         "state",
     )
@@ -91,12 +93,12 @@ class Connection:
         self.role = role
         self.state = _START
         self.negotiated: Negotiated | None = None
-        self._reader = PacketReader(max_payload)
+        self.packets = PacketReader(max_payload)
         self._outstanding: deque[int] = deque()
         self._answered: frozenset[Command] = frozenset({Command.OPTNEG})
         self._table = _UNDECLINED
+        self._moves = NO_MOVES
         self._offer: OptNeg | None = None
-        self._pending: tuple[int, bytes] | None = None
 
     @property
     def outstanding(self) -> int:
@@ -111,7 +113,7 @@ class Connection:
     @property
     def unread(self) -> int:
         """Bytes received that are no event yet."""
-        return len(self._reader.unread)
+        return len(self.packets.unread)
 
     def send(self, message: Event) -> bytes:
         """Take a message to be sent and return its bytes.
@@ -152,7 +154,7 @@ class Connection:
             due = self._outstanding[-1]
             if command not in PIPELINED or due not in PIPELINED or due == _END_OF_MESSAGE:
                 raise LocalProtocolError(f"{_name(command)} before the reply to {_name(due)} came")
-        elif self._reader.unread and self.state is not _CLOSED:
+        elif self.packets.unread and self.state is not _CLOSED:
             self._refuse(f"{self.unread} bytes came unasked")
         after = self._table[self.state].get(command)
         if after is None:
@@ -179,12 +181,7 @@ class Connection:
 
     def receive_data(self, data: bytes | memoryview) -> None:
         """Take bytes from the peer; a view is of memory that may change afterwards."""
-        self._reader.feed(data)
-
-    @property
-    def feed(self) -> Callable[[memoryview, int], None]:
-        """What takes the first so many bytes of a view, for who receives often; else as `receive_data`."""
-        return self._reader.feed_from
+        self.packets.feed(data)
 
     def next_event(self) -> Event | None:
         """The next message from the peer.
@@ -220,19 +217,18 @@ class Connection:
         """
         try:
             while not self._outstanding and self.state is not _CLOSED:
-                packet = self._pending or self._reader.next_packet()
+                packet = self.packets.next_packet()
                 if packet is None:
                     return None
-                self._pending = None
                 code = packet[0]
-                after = self._table[self.state].get(code)
-                if after is None or self.negotiated is None:
+                move = self._moves[self.state].get(code)
+                if move is None:
                     packet = self._judge(code, packet[1])
                     if packet is None:
                         continue
                 else:
-                    self.state = after
-                    if code in self._answered:
+                    self.state, due = move
+                    if due:
                         self._outstanding.append(code)
                 return packet
         except LocalProtocolError as error:
@@ -253,7 +249,7 @@ class Connection:
         if self.state is _CLOSED or not outstanding or outstanding[0] not in PIPELINED:
             return 0
         most = len(outstanding) - (outstanding[-1] == _END_OF_MESSAGE)
-        count = self._reader.skip(_CONTINUE, most)
+        count = self.packets.skip(_CONTINUE, most)
         for _ in range(count):
             outstanding.popleft()
         return count
@@ -266,7 +262,7 @@ class Connection:
         Returns:
             Whether they were; if not, nothing was taken.
         """
-        if data != _CONTINUE or len(self._outstanding) != 1 or self._reader.unread:
+        if data != _CONTINUE or len(self._outstanding) != 1 or self.packets.unread:
             return False
         if self.negotiated is None or self.state is _CLOSED:
             return False
@@ -286,11 +282,11 @@ class Connection:
             raise LocalProtocolError(f"macros before the reply to {_name(self._outstanding[-1])} came")
 
     def _next_response(self) -> AnyResponse | None:
-        packet = self._reader.next_packet()
+        packet = self.packets.next_packet()
         if packet is None:
-            if not self._outstanding and self._reader.unread:
+            if not self._outstanding and self.packets.unread:
                 # Not waited for: it may announce any length, and an idle session may last.
-                self._refuse(f"{len(self._reader.unread)} bytes came unasked")
+                self._refuse(f"{len(self.packets.unread)} bytes came unasked")
             return None
         code, payload = packet
         if code == Response.OPTNEG and self.state is _OFFERED:
@@ -328,7 +324,7 @@ class Connection:
                     return None
                 self._refuse(f"{_name(code)} is not possible now: {self.state.value}")
             if code in _RESTARTS:
-                self._pending = code, payload
+                self.packets.put_back(code, payload)
                 self.state = _IDLE
                 return _ABORT, b""
         self.state = after
@@ -371,6 +367,7 @@ class Connection:
         self._outstanding.popleft()
         self._table = transitions(negotiated.declined)
         self._answered = negotiated.answered
+        self._moves = moves(negotiated.declined, negotiated.answered)
 
     def _refuse(self, text: str) -> NoReturn:
         self.state = _CLOSED

@@ -151,6 +151,10 @@ class PacketReader:
         self._drop(end)
         return code, payload
 
+    def put_back(self, code: int, payload: bytes) -> None:
+        """Have `next_packet` return once more what it returned just now."""
+        self._whole = code, payload
+
     def _check(self, length: int) -> None:
         """Refuse what cannot be a packet."""
         if self._first:

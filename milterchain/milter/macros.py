@@ -128,14 +128,14 @@ _LOOKUP = (
 )
 """The stages in the order in which libmilter searches them (smfi_getsymval)."""
 
-_CLEARED: Mapping[int, tuple[Command, ...]] = MappingProxyType(
+_CLEARED: Mapping[int, frozenset[int]] = MappingProxyType(
     {
-        Command.OPTNEG: _LOOKUP,
-        Command.QUIT_NEW_CONNECTION: _LOOKUP,
-        Command.CONNECT: _LOOKUP[:6],
-        Command.HELO: _LOOKUP[:5],
-        Command.MAIL: _LOOKUP[:4],
-        Command.RCPT: _LOOKUP[:3],
+        Command.OPTNEG: frozenset(_LOOKUP),
+        Command.QUIT_NEW_CONNECTION: frozenset(_LOOKUP),
+        Command.CONNECT: frozenset(_LOOKUP[:6]),
+        Command.HELO: frozenset(_LOOKUP[:5]),
+        Command.MAIL: frozenset(_LOOKUP[:4]),
+        Command.RCPT: frozenset(_LOOKUP[:3]),
     }
 )
 """What a command makes libmilter forget: the macros of all later stages (mi_clr_macros)."""
@@ -178,9 +178,12 @@ class MacroStore:
 
     def command(self, command: int) -> None:
         """Note that a command came: some make the macros of later stages void."""
-        for stage in _CLEARED.get(command, ()) if self._unread or self._stages else ():
-            self._stages.pop(stage, None)
-            self._unread.pop(stage, None)
+        void = _CLEARED.get(command)
+        if void is not None:
+            for stage in void.intersection(self._unread):
+                del self._unread[stage]
+            for stage in void.intersection(self._stages):
+                del self._stages[stage]
 
     def _read(self) -> Mapping[int, Mapping[bytes, bytes]]:
         """What is in force by canonical name, worked out when somebody asks: most filters do not."""

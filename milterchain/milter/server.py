@@ -14,6 +14,7 @@ import logging
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 from milterchain.errors import MilterConnectError
@@ -184,18 +185,18 @@ class MilterServer:
         if endpoint.path is not None:
             file = UnixSocketFile(endpoint.path, listener.mode, listener.owner, listener.group)
             self._files.append(file)
-            server = await loop.create_unix_server(self._protocol, sock=file.socket, backlog=_BACKLOG)
+            made = partial(self._protocol, loop, tcp=False)
+            server = await loop.create_unix_server(made, sock=file.socket, backlog=_BACKLOG)
             self._servers.append(server)
             return endpoint
         family = socket.AF_INET6 if endpoint.family == "inet6" else socket.AF_UNSPEC
-        server = await loop.create_server(
-            self._protocol, endpoint.host, endpoint.port, family=family, backlog=_BACKLOG
-        )
+        made = partial(self._protocol, loop, tcp=True)
+        server = await loop.create_server(made, endpoint.host, endpoint.port, family=family, backlog=_BACKLOG)
         self._servers.append(server)
         return replace(endpoint, port=server.sockets[0].getsockname()[1])
 
-    def _protocol(self) -> Reader:
-        return Reader(self._room, self._serve, asyncio.get_running_loop())
+    def _protocol(self, loop: asyncio.AbstractEventLoop, *, tcp: bool) -> Reader:
+        return Reader(self._room, self._serve, loop, tcp=tcp)
 
     def _serve(self, reader: Reader) -> None:
         full = len(self._sessions) >= self._options.connections

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from milterchain.milter.commands import Connect, Header
@@ -11,7 +10,7 @@ from milterchain.milter.flags import Command
 from milterchain.milter.messages import Reply
 from milterchain.milter.payloads import Empty, split_strings
 
-__all__ = ["METHODS", "NO_METHODS", "Method", "content_methods"]
+__all__ = ["METHODS", "NO_METHODS", "Method", "plain_methods"]
 
 Method: TypeAlias = Callable[[Any, bytes], Awaitable[Reply | None]]
 """Reads a command's payload and calls the filter's method for it; the filter is a `Milter`.
@@ -78,15 +77,10 @@ METHODS: Mapping[int, Method] = {
 }
 """All but the end of a message, which comes with a modifier."""
 
-NO_METHODS: Mapping[int, Method] = MappingProxyType({})
-
-_OF_MESSAGES = (
-    *(Command.MAIL, Command.RCPT, Command.DATA),
-    *(Command.HEADER, Command.END_OF_HEADERS, Command.BODY),
-)
+NO_METHODS: Mapping[int, Method] = {}
 
 
 @lru_cache(512)
-def content_methods(answered: frozenset[Command]) -> Mapping[int, Method]:
-    """Those for the commands that belong to a message, before its end, and have a reply."""
-    return MappingProxyType({command: METHODS[command] for command in _OF_MESSAGES if command in answered})
+def plain_methods(answered: frozenset[Command]) -> Mapping[int, Method]:
+    """Those for the commands that have a reply."""
+    return {int(command): method for command, method in METHODS.items() if command in answered}

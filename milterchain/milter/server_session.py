@@ -4,7 +4,7 @@ A task reads, cuts what it read into commands (`Connection`) and awaits the filt
 leave when no more commands are at hand, so that content that came in one piece is answered in one piece. One
 timer per connection serves all deadlines; it is moved only for methods that really wait for something.
 
-What messages mostly consist of goes a short way (`_converse`): the commands of `content_methods`, while the
+What messages mostly consist of goes a short way (`_converse`): the commands of `plain_methods`, while the
 filter has no verdict that is still to be told and has not asked to skip anything. All else is `_take`'s.
 """
 
@@ -29,7 +29,7 @@ from milterchain.milter.messages import (
     decode_command,
 )
 from milterchain.milter.modifier import Modifier
-from milterchain.milter.server_calls import METHODS, NO_METHODS, content_methods
+from milterchain.milter.server_calls import METHODS, NO_METHODS, plain_methods
 from milterchain.milter.server_factory import MilterMaker
 from milterchain.milter.server_options import ServerOptions
 from milterchain.milter.server_streams import Reader
@@ -62,6 +62,7 @@ class ServerSession:
         self._options = options
         self._reader = reader
         self._writer = reader.writer
+        self._transport = reader.writer.transport
         self._milter: Milter | None = None
         self._methods = NO_METHODS
         self._macros = MacroStore()
@@ -74,7 +75,7 @@ class ServerSession:
         self._skipped: int | None = None
         self._draining = False
         self._watch = Watch(reader, options, lambda: connection.awaited is not None)
-        reader.feed = connection.feed
+        reader.feed = connection.packets.feed_from
 
     async def run(self) -> None:
         """Serve until the connection ends, whoever ends it."""
@@ -91,10 +92,9 @@ class ServerSession:
         finally:
             watch.parting = True
             self._connection.close()
-            transport = self._writer.transport
-            if self._output and not transport.is_closing():
+            if self._output and not self._transport.is_closing():
                 self._write()
-            transport.close()
+            self._transport.close()
             try:
                 await self._part()
             finally:
@@ -107,7 +107,7 @@ class ServerSession:
         if watch.parting:
             self._draining = True
         elif watch.task is None:
-            self._writer.transport.abort()
+            self._transport.abort()
         else:
             watch.parting = True
             watch.task.cancel()
@@ -120,7 +120,7 @@ class ServerSession:
         """
         self._draining = True
         if self._milter is None and self._reader.awaited:
-            self._writer.transport.close()
+            self._transport.close()
 
     async def _converse(self) -> None:
         connection, reader, watch = self._connection, self._reader, self._watch
@@ -134,15 +134,16 @@ class ServerSession:
             if connection.state is _CLOSED or watch.parting or (self._draining and self._milter is None):
                 return
             watch.deadline.set(self._patience)
-            if not answered:
+            if not answered and connection.negotiated is not None:
                 self._writer.acknowledge()
             await reader
             if not reader.proceed():
                 return
 
     async def _serve(self) -> None:
-        """Answer all commands that are at hand."""
+        """Answer the commands that are at hand; if there are others, they are seen at the next call."""
         connection, reader, watch, output = self._connection, self._reader, self._watch, self._output
+        packets = connection.packets
         while (command := connection.next_command()) is not None:
             code, payload = command
             if code in CLEARING:
@@ -153,7 +154,8 @@ class ServerSession:
                 if self._over():
                     break
                 continue
-            self._in_message = True
+            if not self._in_message:
+                self._in_message = connection.state in _IN_MESSAGE
             answer = method(self._milter, payload)
             watch.calling = True
             try:
@@ -167,7 +169,7 @@ class ServerSession:
                 output.append(connection.proceed())
             else:
                 await self._conclude(code, verdict)
-            if watch.parting:
+            if watch.parting or not packets.unread:
                 break
 
     def _over(self) -> bool:
@@ -248,7 +250,8 @@ class ServerSession:
             self._in_message = False
             if not self._kept_for_session:
                 self._kept = None
-        self._route()
+        if not self._methods or self._kept is not None or self._skipped is not None:
+            self._route()
         if self._held > _HELD_BACK:
             await self._flush()
 
@@ -256,7 +259,7 @@ class ServerSession:
         """Let the commands of messages go the short way as long as nothing speaks against it."""
         milter = self._milter
         plain = milter is not None and self._kept is None and self._skipped is None
-        self._methods = content_methods(milter.negotiated.answered) if milter and plain else NO_METHODS
+        self._methods = plain_methods(milter.negotiated.answered) if milter and plain else NO_METHODS
 
     def _keep(self, command: int, verdict: Reply) -> None:
         """Keep a verdict until the MTA listens."""
@@ -337,7 +340,7 @@ class ServerSession:
         self._check()
         if awaited != _END_OF_MESSAGE and self._macros.sendmail:
             return  # which gives up on a filter that says so elsewhere
-        if self._writer.transport.get_write_buffer_size() < _HELD_BACK:  # else nobody reads it
+        if self._transport.get_write_buffer_size() < _HELD_BACK:  # else nobody reads it
             self._output.append(self._connection.send(Progress()))
             self._write()
 
@@ -361,16 +364,16 @@ class ServerSession:
         watch.deadline.set(self._options.handler_timeout)
 
     def _write(self) -> None:
-        transport, output = self._writer.transport, self._output
+        transport, output = self._transport, self._output
         if transport.is_closing():
             # uvloop's transports raise RuntimeError when they are written to after the connection is lost.
             raise MilterClosedError("the MTA closed the connection")
-        transport.write(output[0] if len(output) == 1 else b"".join(output))
+        transport.write(output.pop() if len(output) == 1 else b"".join(output))
         output.clear()
         self._held = 0
 
     def _check(self) -> None:
-        if self._writer.transport.is_closing():
+        if self._transport.is_closing():
             raise MilterClosedError("the MTA closed the connection")
 
     def _reply(self, verdict: object) -> None:

@@ -33,21 +33,22 @@ class Writer:
 
     Args:
         transport: of the connection.
+        tcp: whether it is one of TCP.
 
     Attributes:
         transport: the same.
         paused: whether more is on its way than should be: `drain` would wait.
     """
 
-    __slots__ = ("_flowing", "_plain", "_raw", "lost", "paused", "transport")
+    __slots__ = ("_flowing", "_raw", "_tcp", "lost", "paused", "transport")
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, *, tcp: bool) -> None:
         self.transport = transport
         self.paused = False
         self.lost = False
         self._flowing: asyncio.Event | None = None
         self._raw: socket.socket | None = None
-        self._plain = sys.platform != "linux"
+        self._tcp = tcp and sys.platform == "linux"
 
     def pause(self) -> None:
         """The peer reads too slowly."""
@@ -83,13 +84,13 @@ class Writer:
         one of its own costs more than the rest of an event. Linux forgets the option, so setting it once is
         not enough.
         """
-        if self._plain:
+        if not self._tcp:
             return
         raw = self._raw
         if raw is None:
             raw = self._raw = self.transport.get_extra_info("socket")
-            self._plain = raw is None or raw.family == socket.AF_UNIX
-        if raw is not None and not self._plain:
+            self._tcp = raw is not None
+        if raw is not None:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
@@ -103,6 +104,7 @@ class Reader(asyncio.BufferedProtocol):
         room: where to read to.
         on_made: called when there is a connection: it sets the callbacks, or aborts.
         loop: that the connection belongs to.
+        tcp: whether it is one of TCP.
 
     Attributes:
         left: whether the peer has closed or broken the connection; unread data may still be there.
@@ -116,7 +118,7 @@ class Reader(asyncio.BufferedProtocol):
     _asyncio_future_blocking = False
 
     def __init__(
-        self, room: Room, on_made: Callable[["Reader"], None], loop: asyncio.AbstractEventLoop
+        self, room: Room, on_made: Callable[["Reader"], None], loop: asyncio.AbstractEventLoop, *, tcp: bool
     ) -> None:
         self.left = False
         self.waking = False
@@ -126,6 +128,7 @@ class Reader(asyncio.BufferedProtocol):
         self.writer: Writer
         self._on_made = on_made
         self._loop = loop
+        self._tcp = tcp
         self._memory = room.memory
         self._view = room.view
         self._waiting = 0
@@ -139,7 +142,7 @@ class Reader(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is made."""
-        self.writer = Writer(cast("asyncio.Transport", transport))
+        self.writer = Writer(cast("asyncio.Transport", transport), tcp=self._tcp)
         self._on_made(self)
 
     def get_buffer(self, _sizehint: int) -> bytearray:

@@ -15,6 +15,7 @@ __all__ = [
     "FINAL",
     "IDLE_AFTER",
     "MODIFICATIONS",
+    "NO_MOVES",
     "PERMISSION",
     "PIPELINED",
     "RESPONSES",
@@ -22,6 +23,7 @@ __all__ = [
     "TRANSITIONS",
     "Role",
     "State",
+    "moves",
     "transitions",
 ]
 
@@ -116,6 +118,25 @@ def transitions(declined: frozenset[int]) -> Mapping[State, Mapping[int, State]]
         return reached
 
     return MappingProxyType({state: MappingProxyType(reach(state)) for state in State})
+
+
+NO_MOVES: Mapping[State, Mapping[int, tuple[State, bool]]] = {state: {} for state in State}
+"""What `moves` makes of nothing."""
+
+
+@lru_cache(512)
+def moves(
+    declined: frozenset[int], answered: frozenset[int]
+) -> Mapping[State, Mapping[int, tuple[State, bool]]]:
+    """`transitions`, and with each whether a reply is due.
+
+    For who looks once for each command: plain dictionaries and numbers are found sooner than views of them
+    and members of enumerations.
+    """
+    return {
+        state: {int(command): (after, command in answered) for command, after in reached.items()}
+        for state, reached in transitions(declined).items()
+    }
 
 
 FINAL = frozenset(

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milterchain.errors import MilterError
-from milterchain.milter import server_session
+from milterchain.milter import connection
 from milterchain.milter.client import ClientOptions, Content, MilterSession
-from milterchain.milter.connection import MAX_COMMAND, Connection
+from milterchain.milter.connection import MAX_COMMAND
 from milterchain.milter.endpoint import Endpoint
 from milterchain.milter.filter import Milter
 from milterchain.milter.flags import ALL_ACTIONS, ALL_PROTOCOL, Command, Protocol
@@ -140,20 +140,14 @@ class AnyFilter(Milter):
 def most_unread(monkeypatch):
     """The most bytes that waited in a connection to be events."""
 
-    class Watched(Connection):
+    class Watched(PacketReader):
         most = 0
 
-        @property
-        def feed(self):
-            feed = super().feed
+        def feed_from(self, view, size):
+            super().feed_from(view, size)
+            Watched.most = max(Watched.most, len(self.unread))
 
-            def watched(view, size):
-                feed(view, size)
-                Watched.most = max(Watched.most, self.unread)
-
-            return watched
-
-    monkeypatch.setattr(server_session, "Connection", Watched)
+    monkeypatch.setattr(connection, "PacketReader", Watched)
     yield lambda: Watched.most
     assert Watched.most <= MAX_COMMAND + READ_AHEAD
 

@@ -354,7 +354,7 @@ def test_commands_that_nobody_has_read_yet():
 
 def test_a_stream_that_is_no_milter_s_is_the_end():
     connection = Connection(Role.MILTER)
-    connection.feed(memoryview(b"EHLO x\r\n"), 8)
+    connection.packets.feed_from(memoryview(b"EHLO x\r\n"), 8)
     with pytest.raises(NotAMilterError):
         connection.next_command()
     assert connection.state is State.CLOSED

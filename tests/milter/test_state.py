@@ -7,12 +7,14 @@ from milterchain.milter.state import (
     FINAL,
     IDLE_AFTER,
     MODIFICATIONS,
+    NO_MOVES,
     PERMISSION,
     PIPELINED,
     RESPONSES,
     TOLERATED,
     TRANSITIONS,
     State,
+    moves,
     transitions,
 )
 
@@ -109,3 +111,14 @@ def test_permissions():
 
 def test_only_content_is_pipelined():
     assert bytes(sorted(PIPELINED)) == b"BELN"
+
+
+@pytest.mark.parametrize("declined", ["", "CH", "MRTLNB"])
+@pytest.mark.parametrize("answered", ["", "MRE"])
+def test_moves_are_transitions_that_know_what_is_answered(declined, answered):
+    declined, answered = frozenset(map(Command, declined.encode())), frozenset(map(Command, answered.encode()))
+    table = moves(declined, answered)
+    assert set(table) == set(State) == set(NO_MOVES)
+    for state, reached in transitions(declined).items():
+        assert table[state] == {command: (after, command in answered) for command, after in reached.items()}
+        assert NO_MOVES[state] == {}
