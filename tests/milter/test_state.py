@@ -116,7 +116,7 @@ def test_only_content_is_pipelined():
 @pytest.mark.parametrize("declined", ["", "CH", "MRTLNB"])
 @pytest.mark.parametrize("answered", ["", "MRE"])
 def test_moves_are_transitions_that_know_what_is_answered(declined, answered):
-    declined, answered = frozenset(map(Command, declined.encode())), frozenset(map(Command, answered.encode()))
+    declined, answered = (frozenset(map(Command, codes.encode())) for codes in (declined, answered))
     table = moves(declined, answered)
     assert set(table) == set(State) == set(NO_MOVES)
     for state, reached in transitions(declined).items():
