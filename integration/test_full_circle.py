@@ -342,7 +342,7 @@ def test_what_users_send_is_signed(system: System, key: SigningKey) -> None:
     recipient, sender = "anybody@example.net", f"me@{DOMAIN}"
     signed = sent(system, by_login, FOREIGN, sender, recipient, written(sender, "signed"))
     assert dkim.DKIM(signed).verify(dnsfunc=lookup(key))
-    assert b"with ESMTPSA id " in signed
+    assert b" (milterchain) with ESMTPSA id " in signed
     # They send from wherever they are.
     assert not results(signed)
     system.postfix.logged(f"client=client.example.net[{FOREIGN}]", "sasl_username=me")

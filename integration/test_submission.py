@@ -84,7 +84,7 @@ def test_a_user_may_send_anywhere(by_file: tuple[Proxy, str, Postfix], sink: Sin
     assert done.returncode == 0, done.stdout
     received = sink.content(sink.wait_for_mail_to(recipient))
     assert b"(using TLSv1.3 with cipher" in received
-    assert b"with ESMTPSA id" in received
+    assert b" (milterchain) with ESMTPSA id " in received
     postfix.logged("[127.0.0.1]", "sasl_username=me")
 
 
