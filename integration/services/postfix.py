@@ -207,7 +207,7 @@ def start_postfix(
         hostname: its own name, in the greeting and in Received.
         settings: more lines for main.cf.
         smtpd_options: `name=value` for the smtpd line of master.cf.
-        services: lines of master.cf in place of that one; the first begins with `127.0.0.1:PORT`.
+        services: lines of master.cf in place of that one; the first begins with `PORT` or `HOST:PORT`.
         files: more files for the configuration directory, paths relative to it.
     """
     config = run.place(name)
@@ -215,8 +215,8 @@ def start_postfix(
     queue = _queue_directory(run, name)
     if not services:
         options = "".join(f"\n    -o {option}" for option in smtpd_options)
-        services = f"127.0.0.1:{free_port()} inet n - n - 120 smtpd{options}"
-    port = int(services.split(maxsplit=1)[0].removeprefix("127.0.0.1:"))
+        services = f"{free_port()} inet n - n - 120 smtpd{options}"
+    port = int(services.split(maxsplit=1)[0].rpartition(":")[2])
     sink_host, _, sink_port = relay_to.rpartition(":")
     refusals = config / "refusals"
     refusals.write_text(REFUSALS)
