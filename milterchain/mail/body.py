@@ -21,6 +21,8 @@ MEMORY_THRESHOLD = 2**20
 """Octets of a body that are kept in memory: most mail is smaller, and 100 such sessions are bearable."""
 WRITE_SIZE = 2**18
 """Octets that are collected before they are written to the file."""
+_PIECE = 4096
+"""Octets from which on a piece is kept as it came; shorter ones are put together, or they would cost more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +41,10 @@ class SpoolSettings:
 class Body:
     """An immutable body. Made by `Body.of` or a `BodyWriter`."""
 
-    __slots__ = ("_data", "_file", "_size")
+    __slots__ = ("_file", "_pieces", "_size")
 
     def __init__(self, data: bytes, file: FileIO | None = None, size: int | None = None) -> None:
-        self._data = data
+        self._pieces = [data]
         self._file = file
         self._size = len(data) if size is None else size
 
@@ -50,6 +52,13 @@ class Body:
     def of(cls, data: bytes) -> Self:
         """A body in memory."""
         return cls(data)
+
+    @classmethod
+    def of_pieces(cls, pieces: list[bytes], size: int) -> Self:
+        """A body in memory, from pieces that make `size` octets: put together when somebody reads it."""
+        body = cls(b"", None, size)
+        body._pieces = pieces
+        return body
 
     def __len__(self) -> int:
         """Its size in octets."""
@@ -93,8 +102,8 @@ class Body:
             OSError: the file cannot be read.
         """
         if self._file is None and self._size <= size:
-            if self._data:
-                yield self._data
+            if self._size:
+                yield self._data()
             return
         for start in range(0, self._size, size):
             yield self.read(start, min(size, self._size - start))
@@ -112,11 +121,17 @@ class Body:
             OSError: the file cannot be read.
         """
         if self._file is None:
-            return self._data[start : start + size]
+            return self._data()[start : start + size]
         data = os.pread(self._file.fileno(), size, start)
         if len(data) != size:
             raise OSError(f"the body's file ends {size - len(data)} octets too early")
         return data
+
+    def _data(self) -> bytes:
+        """All of what is in memory."""
+        if len(self._pieces) != 1:
+            self._pieces = [b"".join(self._pieces)]
+        return self._pieces[0]
 
 
 class BodyWriter:
@@ -125,12 +140,14 @@ class BodyWriter:
     After an OSError (no space left, say) only `close` makes sense.
     """
 
-    __slots__ = ("_buffer", "_file", "_limit", "_settings", "_size")
+    __slots__ = ("_file", "_limit", "_pieces", "_settings", "_size", "_tail", "_waiting")
 
     def __init__(self, settings: SpoolSettings | None = None) -> None:
         self._settings = settings or SpoolSettings()
         self._limit = self._settings.threshold
-        self._buffer = bytearray()
+        self._pieces: list[bytes] = []
+        self._tail = bytearray()
+        self._waiting = 0
         self._file: FileIO | None = None
         self._size = 0
 
@@ -147,9 +164,17 @@ class BodyWriter:
         Raises:
             OSError: it cannot be written to the file.
         """
-        self._buffer += data
-        self._size += len(data)
-        if len(self._buffer) > self._limit:
+        size = len(data)
+        if size < _PIECE and self._size:
+            self._tail += data
+            if len(self._tail) >= _PIECE:
+                self._settle()
+        else:
+            self._settle()
+            self._pieces.append(bytes(data))
+        self._size += size
+        self._waiting += size
+        if self._waiting > self._limit:
             self._flush()
 
     def finish(self) -> Body:
@@ -159,23 +184,32 @@ class BodyWriter:
             OSError: the rest cannot be written to the file.
         """
         if self._file is None:
-            return Body(bytes(self._buffer))
+            self._settle()
+            return Body.of_pieces(self._pieces, self._size)
         self._flush()
         file, self._file = self._file, None
         return Body(b"", file, self._size)
 
     def close(self) -> None:
         """Throw away what was collected. May be called again, and after `finish`."""
-        self._buffer = bytearray()
+        self._pieces, self._tail, self._waiting = [], bytearray(), 0
         if self._file is not None:
             self._file.close()
+
+    def _settle(self) -> None:
+        """Make a piece of what was put together."""
+        if self._tail:
+            self._pieces.append(bytes(self._tail))
+            self._tail = bytearray()
 
     def _flush(self) -> None:
         if self._file is None:
             directory = self._settings.directory
             self._file = tempfile.TemporaryFile(buffering=0, dir=directory)  # noqa: SIM115 - outlives this
             self._limit = min(self._limit, WRITE_SIZE)
-        view = memoryview(self._buffer)
-        while view:
-            view = view[self._file.write(view) :]
-        self._buffer = bytearray()
+        self._settle()
+        for piece in self._pieces:
+            view = memoryview(piece)
+            while view:
+                view = view[self._file.write(view) :]
+        self._pieces, self._waiting = [], 0

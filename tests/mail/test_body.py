@@ -163,3 +163,38 @@ def test_memory_is_bounded():
     finally:
         tracemalloc.stop()
     assert peak < 3 * 2**20
+
+
+@given(st.lists(st.sampled_from([0, 1, 100, 4095, 4096, 5000]), max_size=12), st.sampled_from([3000, 2**20]))
+def test_pieces_of_any_size_stay_in_order(sizes, threshold):
+    pieces = [bytes([number]) * size for number, size in enumerate(sizes)]
+    with write(*pieces, settings=SpoolSettings(threshold=threshold)) as body:
+        assert len(body) == sum(sizes)
+        assert list(body.chunks(2**20)) == [b"".join(pieces)] * any(sizes)
+
+
+def test_a_body_in_memory_is_what_was_written_whatever_becomes_of_that():
+    piece = bytearray(b"x" * 5000)
+    with write(piece, b"y" * 5000, settings=SpoolSettings()) as body:
+        piece[:] = b"z" * 5000
+        assert bytes(body) == b"x" * 5000 + b"y" * 5000
+
+
+def test_a_body_of_one_piece_is_not_copied():
+    piece = b"x" * 5000
+    with write(piece, settings=SpoolSettings()) as body:
+        assert next(body.chunks(5000)) is piece
+
+
+def test_many_small_pieces_cost_little():
+    tracemalloc.start()
+    try:
+        writer = BodyWriter()
+        for _ in range(2**19):
+            writer.write(b"xy")
+        with writer.finish() as body:
+            peak = tracemalloc.get_traced_memory()[1]
+            assert len(body) == 2**20
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.1 * 2**20
