@@ -229,6 +229,8 @@ class Dialogue:
         if verb in answers.KNOWN_COMMANDS:
             reply, self.over = answers.KNOWN_COMMANDS[verb]
             return reply
+        if self.chunks.receiver is not None:
+            return answers.UNKNOWN  # milters that know of the content could be told of nothing else
         return await self.handler.unknown(line) or answers.UNKNOWN
 
     async def _reset(self, reply: Reply | None = None) -> None:

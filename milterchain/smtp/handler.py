@@ -198,7 +198,10 @@ class SessionHandler(Protocol):
         """VRFY, with its argument as it came. None: `252`, which tells nothing."""
 
     async def unknown(self, line: bytes) -> Reply | None:
-        """A command that the server does not know, as it came, without its line end. None: `500 5.5.2`."""
+        """A command that the server does not know, as it came, without its line end. None: `500 5.5.2`.
+
+        Not asked between two chunks of a message.
+        """
 
     async def reset(self, reply: Reply | None = None) -> None:
         """The open transaction is over without a message.

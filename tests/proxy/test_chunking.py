@@ -5,7 +5,7 @@ import pytest
 from milterchain.errors import QuarantineError
 from milterchain.mail.envelope import Path
 from milterchain.milter.flags import Command
-from milterchain.milter.messages import Accept, Body, Quarantine
+from milterchain.milter.messages import Accept, Body, Quarantine, Reject
 from milterchain.proxy.nexthop import SMTPHop
 from milterchain.proxy.quarantine import Quarantine as Store
 from milterchain.proxy.relay import NextHops
@@ -133,3 +133,17 @@ async def test_so_many_messages_in_a_connection(world):
     assert " LIMITS MAILMAX=1 RCPTMAX=1000" in offered
     assert (await client.send()).startswith("250 ")
     assert (await client.say("MAIL FROM:<a@example.org>")).startswith("452 4.5.3 ")
+
+
+@pytest.mark.parametrize(
+    "said", ["FOO", "NOOP", "VRFY x", "ETRN x", "MAIL FROM:<c@example.org>", "AUTH PLAIN"]
+)
+async def test_nothing_said_between_chunks_gets_around_a_milter(world, said):
+    await world.start({Command.END_OF_MESSAGE: Reject()}, milter={"default_action": "accept"})
+    client = await world.client()
+    await begin(client)
+    assert (await say_chunk(client, HEAD, last=False)).startswith("250 ")
+    await client.say(said)
+    assert (await say_chunk(client, b"spam\r\n")).startswith("550 ")
+    assert not world.hop.accepted
+    assert world.milters[0].connections[0].codes == "OCHMRTLNBE"
