@@ -75,9 +75,11 @@ def make_users(database: Path, realm: str, users: Sequence[tuple[str, str]], own
 
 
 def _input_filter(number: int, address: str, timeout: str) -> str:
+    if address.startswith("INPUT_MAIL_FILTER("):
+        return f"{address}dnl"
     family, _, rest = address.partition(":")
-    # Sendmail does not take a literal IPv4 address for the host here.
-    place = f"inet:{rest.rpartition(':')[2]}@localhost" if family == "inet" else address
+    host, _, port = rest.rpartition(":")
+    place = f"inet:{port}@{host}" if family == "inet" else address
     return f"INPUT_MAIL_FILTER(`filter{number}', `S={place}, F=T, T=C:10s;S:10s;R:{timeout};E:2m')dnl"
 
 
@@ -132,7 +134,7 @@ def start_sendmail(
         run: that owns it.
         certificates: for STARTTLS.
         relay_to: `HOST:PORT` of its next hop.
-        milters: addresses as `inet:HOST:PORT` (a HOST of loopback) or `unix:/PATH`.
+        milters: addresses as `inet:HOST:PORT` or `unix:/PATH`, or lines of the `.mc` file.
         hostname: its own name, in the greeting and in Received.
         users: names and passwords for AUTH.
         name: of its log.
@@ -157,7 +159,8 @@ def start_sendmail(
     )
     database = place / "sasl" / "users"
     (place / "sasl" / "Sendmail.conf").write_text(SASL.format(database=database))
-    make_users(database, hostname, users)
+    if users:
+        make_users(database, hostname, users)
     # An installed Sendmail is setgid; this one is started by root and must find its libraries.
     PROGRAM.chmod(0o755)
     traffic = run.directory / f"{name}-smtp.log"
