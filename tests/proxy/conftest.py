@@ -35,6 +35,7 @@ class Client:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self.heard: list[str] = []
 
     async def reply(self) -> str:
         """The next reply; its lines joined by LF; empty at the end of the connection."""
@@ -44,7 +45,8 @@ class Client:
                 lines.append(line.decode().rstrip("\r\n"))
                 if line[3:4] == b" ":
                     break
-        return "\n".join(lines)
+        self.heard.append("\n".join(lines))
+        return self.heard[-1]
 
     async def say(self, *commands: str) -> str:
         """Send each command and wait for its reply; the last reply."""

@@ -3,6 +3,9 @@
 - A client that heard 250 to its message: the next hop has it exactly once, or a milter discarded it.
 - A client that heard anything else: the next hop has not taken it (unless its answer was lost on the way).
 - The next hop has what was sent, with all edits of the milters that let it pass, and no others.
+- A milter that is only observed changes nothing, and no word of it gets to a client.
+- A milter with conditions hears of what they let through, and of nothing else. Where nothing goes wrong, it
+  is asked about each message that it is meant for.
 - No milter hears what libmilter would not expect, the next hop no wrong command, and nobody hangs.
 """
 
@@ -27,9 +30,11 @@ from milterchain.milter.messages import (
     Discard,
     InsertHeader,
     Macros,
+    Mail,
     OptNeg,
     Progress,
     Quarantine,
+    Rcpt,
     Reject,
     ReplaceBody,
     ReplyCode,
@@ -52,6 +57,22 @@ VERDICTS = (
     *(Reject(), TempFail(), Discard(), Accept(), Skip(), Shutdown()),
     *(ReplyCode(b"550 5.7.1 no"), ReplyCode(b"450 4.7.1 later"), ReplyCode(b"421 4.7.0 bye")),
 )
+OBSERVED = "says one that is only observed"
+WATCHED_VERDICTS = tuple(
+    ReplyCode(verdict.text + b" " + OBSERVED.encode()) if isinstance(verdict, ReplyCode) else verdict
+    for verdict in VERDICTS
+)
+SENDERS = ("a@example.org", "a@other.example")
+DOMAINS = ("example.net", "other.example")
+CONDITIONS: tuple[dict[str, Any], ...] = (
+    *({"sender_domains": ["example.org"]}, {"recipient_domains": ["example.net"]}),
+    {"sender_domains": ["example.org"], "recipient_domains": ["other.example"]},
+    *({"authenticated": "never"}, {"clients": ["127.0.0.0/8"], "listeners": ["smtp"]}),
+)
+NEVER: tuple[dict[str, Any], ...] = (
+    *({"authenticated": "only"}, {"clients": ["192.0.2.0/24"]}, {"not_clients": ["127.0.0.0/8"]}),
+    {"sender_domains": ["nowhere.example"]},
+)
 FAULTS = (Close(), Reset(), Silence(), Garbage(), ConnFail(), ReplyCode(b"250 fine"), AddHeader(b"X", b"1"))
 BITS = [
     bit
@@ -65,7 +86,10 @@ class Actor:
 
     Attributes:
         said: for each command that was answered, in order: the command and the items of the answer.
-        passed: for each end of message that it let pass: the edits.
+        edits: how many ends of message it has answered.
+        observed: whether it is only observed.
+        conditions: what it is asked about.
+        calm: whether it always lets everything pass.
     """
 
     def __init__(self, dice: random.Random, name: str) -> None:
@@ -74,6 +98,11 @@ class Actor:
         self._wild = dice.choice([0.0, 0.02, 0.1])
         self._faulty = dice.choice([0.0, 0.0, 0.03])
         self._slow = dice.choice([0.0, 0.0, 0.1, 0.5])
+        self.calm = not self._wild and not self._faulty
+        self.observed = dice.random() < 0.2
+        self.conditions = dice.choice(CONDITIONS) if dice.random() < 0.3 else {}
+        if dice.random() < 0.05:
+            self.conditions = dice.choice(NEVER)
         self.said: list[tuple[Any, list[Any]]] = []
         self.edits = 0
         bits = dice.sample(BITS, dice.choice([0, 0, 2, 5]))
@@ -88,6 +117,25 @@ class Actor:
             negotiate=agreed,
             drops_after_verdict=Command.MAIL not in bits and dice.random() < 0.5,
         )  # fmt: skip
+
+    def meant_for(self, sender: str, recipients: list[bytes]) -> bool:
+        """Whether its conditions let a message through."""
+        senders, domains = (self.conditions.get(key) for key in ("sender_domains", "recipient_domains"))
+        return (
+            self.conditions not in NEVER
+            and (senders is None or sender.partition("@")[2] in senders)
+            and (domains is None or any(one.decode().partition("@")[2] in domains for one in recipients))
+        )
+
+    def check_conditions(self) -> None:
+        """Hold what it heard against its conditions."""
+        if self.conditions in NEVER:
+            assert not self.server.connections
+        for connection in self.server.connections:
+            for kind, key in ((Mail, "sender_domains"), (Rcpt, "recipient_domains")):
+                if key in self.conditions:
+                    heard = {one.address.decode()[1:-1].partition("@")[2] for one in connection.of(kind)}
+                    assert heard <= set(self.conditions[key])
 
     async def closed(self) -> None:
         """Wait until no session is left."""
@@ -105,7 +153,7 @@ class Actor:
         if dice.random() < self._faulty:
             items.append(dice.choice(FAULTS))
         elif dice.random() < self._wild:
-            items.append(dice.choice(VERDICTS))
+            items.append(dice.choice(WATCHED_VERDICTS if self.observed else VERDICTS))
         else:
             items.append(Continue())
         self.said.append((command, items))
@@ -143,6 +191,8 @@ def check_order(connection: Any, said: dict[int, list[Any]]) -> None:  # noqa: C
     state = "idle"
     seen = []
     for command in connection.commands:
+        if isinstance(command, Macros) and command.stage == Command.MAIL and state.startswith("verdict"):
+            state = "idle"  # MAIL itself may be declined
         if isinstance(command, Macros | OptNeg):
             continue
         code = Command(command.code)
@@ -208,8 +258,11 @@ class Sent:
         ended: how much afterwards.
     """
 
-    def __init__(self, token: bytes, body: bytes, recipients: list[bytes], begun: list[int]) -> None:
+    def __init__(
+        self, token: bytes, body: bytes, sender: str, recipients: list[bytes], begun: list[int]
+    ) -> None:
         self.token = token
+        self.sender = sender
         self.body = body
         self.recipients = recipients
         self.reply: str | None = None
@@ -225,10 +278,12 @@ class Talk:
         self.dice = dice
         self.actors = actors
         self.sent: list[Sent] = []
+        self.clients: list[Any] = []
 
     async def session(self) -> None:
         dice = self.dice
         client = await self.world.client()
+        self.clients.append(client)
         reply = await client.reply()
         assert reply
         if dice.random() < 0.9:
@@ -260,7 +315,8 @@ class Talk:
             await client.say(dice.choice(["RSET", "EHLO again.example", "HELO again.example"]))
         if not await self.between(client):
             return ""
-        reply = await client.say("MAIL FROM:<a@example.org>")
+        sender = dice.choice(SENDERS)
+        reply = await client.say(f"MAIL FROM:<{sender}>")
         if not reply.startswith("250"):
             return reply
         accepted = await self.recipients(client)
@@ -271,11 +327,11 @@ class Talk:
         reply = await client.say("DATA")
         if not reply.startswith("354"):
             return reply
-        return await self.content(client, accepted, begun)
+        return await self.content(client, sender, accepted, begun)
 
     async def recipients(self, client: Any) -> list[bytes] | None:
         """The recipients that were accepted; None at the end of the connection."""
-        asked = [f"r{number}@example.net" for number in range(self.dice.choice([1, 1, 2, 3]))]
+        asked = [f"r{number}@{self.dice.choice(DOMAINS)}" for number in range(self.dice.choice([1, 1, 2, 3]))]
         replies = []
         if self.dice.random() < 0.3:
             client.write("".join(f"RCPT TO:<{address}>\r\n" for address in asked).encode())
@@ -290,12 +346,12 @@ class Talk:
             address.encode() for address, reply in zip(asked, replies, strict=True) if reply.startswith("250")
         ]
 
-    async def content(self, client: Any, recipients: list[bytes], begun: list[int]) -> str:
+    async def content(self, client: Any, sender: str, recipients: list[bytes], begun: list[int]) -> str:
         """Send a message that no other is equal to, or break off."""
         token = b"token-%d" % len(self.sent)
         lines = b"..dotted\r\n" * self.dice.choice([0, 1, 30000]) + b"bytes \xff\0 end\r\n"
         data = b"Subject: " + token + b"\r\nX-Tab:\tx \r\nEmpty:\r\n\r\n" + lines
-        sent = Sent(token, lines.replace(b"..", b"."), recipients, begun)
+        sent = Sent(token, lines.replace(b"..", b"."), sender, recipients, begun)
         self.sent.append(sent)
         chance = self.dice.random()
         client.write(data if chance < 0.05 else data + b".\r\n")
@@ -327,6 +383,8 @@ def applied(sent: Sent, actors: list[Actor]) -> list[Any]:
     """The edits of the milters that let a message pass, in order, and the wishes to hold it."""
     edits: list[Any] = []
     for actor, begin, end in zip(actors, sent.begun, sent.ended, strict=True):
+        if actor.observed:
+            continue
         over = False  # after a verdict in a stream, what a milter says is not heard any more
         for command, items in actor.said[begin:end]:
             word = final(items)
@@ -347,7 +405,7 @@ def check_message(sent: Sent, message: Any, actors: list[Actor], *, held: bool =
     assert b"\r\nSubject: %b\r\nX-Tab:\tx \r\nEmpty:" % sent.token in head
     expected = sent.body
     for actor, begin, end in zip(actors, sent.begun, sent.ended, strict=True):
-        alone = Sent(b"", b"", [], [begin])
+        alone = Sent(b"", b"", "", [], [begin])
         alone.ended = [end]
         chunks = [edit.chunk for edit in applied(alone, [actor]) if isinstance(edit, ReplaceBody)]
         if chunks:
@@ -355,7 +413,7 @@ def check_message(sent: Sent, message: Any, actors: list[Actor], *, held: bool =
             expected += b"" if expected.endswith(b"\r\n") else b"\r\n"
     assert body == expected
     recipients = list(sent.recipients)
-    sender = b"a@example.org"
+    sender = sent.sender.encode()
     for edit in edits:
         if isinstance(edit, AddRecipient):
             recipients.append(edit.address[1:-1])
@@ -405,6 +463,7 @@ def check_reply(sent: Sent, world: Any, actors: list[Actor]) -> None:
         words = [
             final(items)
             for actor, begin, end in zip(actors, sent.begun, sent.ended, strict=True)
+            if not actor.observed
             for _, items in actor.said[begin:end]
         ]
         deleted = any(isinstance(edit, DeleteRecipient) for edit in applied(sent, actors))
@@ -412,6 +471,16 @@ def check_reply(sent: Sent, world: Any, actors: list[Actor]) -> None:
     else:
         assert there, sent.reply
         check_message(sent, there[0], actors)
+
+
+def check_attendance(sent: Sent, actors: list[Actor]) -> None:
+    """Where nothing goes wrong, a milter has been asked about a message if it is meant for it."""
+    if not sent.reply or not all(actor.calm or actor.observed for actor in actors):
+        return
+    for actor, begin, end in zip(actors, sent.begun, sent.ended, strict=True):
+        if actor.calm:
+            asked = sum(command.code == Command.END_OF_MESSAGE for command, _ in actor.said[begin:end])
+            assert asked == actor.meant_for(sent.sender, sent.recipients)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -428,9 +497,12 @@ async def test_whatever_happens(world: Any, log: Any, seed: int) -> None:
                 "default_action": dice.choice(["accept", "reject", "tempfail", "quarantine", "shutdown"]),
                 "pipeline": dice.choice(["auto", "auto", "on", "off"]),
                 "on_rejected_recipient": dice.choice(["replay", "replay", "keep"]),
+                "mode": "observe" if actor.observed else "enforce",
+                **actor.conditions,
             }
-            for _ in actors
+            for actor in actors
         ],
+        breaker={"failures": dice.choice([1, 2, 5]), "rest": dice.choice(["50ms", "1s"])},
     )
     talk = Talk(world, dice, actors)
     for _ in range(dice.choice([1, 2])):
@@ -438,8 +510,12 @@ async def test_whatever_happens(world: Any, log: Any, seed: int) -> None:
     await world.app.drain(5)
     for sent in talk.sent:
         check_reply(sent, world, actors)
+        if "milter failed" not in log.getvalue():
+            check_attendance(sent, actors)
+    assert not [reply for client in talk.clients for reply in client.heard if OBSERVED in reply]
     said = {id(command): items for actor in actors for command, items in actor.said}
     for actor in actors:
+        actor.check_conditions()
         for connection in actor.server.connections:
             assert not connection.violations, connection
             check_order(connection, said)
