@@ -257,9 +257,9 @@ class ServerSession:
 
     def _route(self) -> None:
         """Let the commands of messages go the short way as long as nothing speaks against it."""
-        milter = self._milter
-        plain = milter is not None and self._kept is None and self._skipped is None
-        self._methods = plain_methods(milter.negotiated.answered) if milter and plain else NO_METHODS
+        negotiated = self._connection.negotiated  # None if the negotiation failed
+        plain = self._milter is not None and self._kept is None and self._skipped is None
+        self._methods = plain_methods(negotiated.answered) if negotiated and plain else NO_METHODS
 
     def _keep(self, command: int, verdict: Reply) -> None:
         """Keep a verdict until the MTA listens."""

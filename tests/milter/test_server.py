@@ -1,6 +1,7 @@
 """The filter side against an MTA side that says one message at a time."""
 
 import asyncio
+import gc
 import logging
 import math
 from collections.abc import AsyncIterator, Callable
@@ -237,6 +238,8 @@ class TestNegotiation:
             with pytest.raises(asyncio.IncompleteReadError):
                 await mta.negotiate(**offer)
         assert "does not offer" in caplog.text or "offers version 1" in caplog.text
+        gc.collect()  # of a task that has failed asyncio tells when it is gone
+        assert not [record for record in caplog.records if record.name == "asyncio"]
 
     async def test_a_factory_that_fails(self, caplog):
         def factory() -> Milter:
