@@ -229,9 +229,9 @@ class Dialogue:
         if verb in answers.KNOWN_COMMANDS:
             reply, self.over = answers.KNOWN_COMMANDS[verb]
             return reply
-        if self.chunks.receiver is not None:
-            return answers.UNKNOWN  # milters that know of the content could be told of nothing else
-        return await self.handler.unknown(line) or answers.UNKNOWN
+        # Milters that know of the content could be told of nothing else.
+        in_content = self.chunks.receiver is not None
+        return (None if in_content else await self.handler.unknown(line)) or answers.UNKNOWN
 
     async def _reset(self, reply: Reply | None = None) -> None:
         """End the transaction. A handler that fails even here is not asked again."""
