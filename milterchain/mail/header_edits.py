@@ -76,6 +76,8 @@ def header_edits(
         LocalProtocolError: a name or value has a NUL.
     """
     rows = _Rows(list(before), list(after))
+    if rows.before == rows.after:
+        return []
     pairs = _align(rows)
     sendmail = header_index == "sendmail"
     if sendmail and keep_order:

@@ -1,7 +1,6 @@
 """Which method of a filter a command is for, and what of its payload the method gets."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 from milterchain.milter.commands import Connect, Header
@@ -10,7 +9,7 @@ from milterchain.milter.flags import Command
 from milterchain.milter.messages import Reply
 from milterchain.milter.payloads import Empty, split_strings
 
-__all__ = ["METHODS", "NO_METHODS", "Method", "plain_methods"]
+__all__ = ["METHODS", "NO_METHODS", "Method"]
 
 Method: TypeAlias = Callable[[Any, bytes], Awaitable[Reply | None]]
 """Reads a command's payload and calls the filter's method for it; the filter is a `Milter`.
@@ -78,9 +77,3 @@ METHODS: Mapping[int, Method] = {
 """All but the end of a message, which comes with a modifier."""
 
 NO_METHODS: Mapping[int, Method] = {}
-
-
-@lru_cache(512)
-def plain_methods(answered: frozenset[Command]) -> Mapping[int, Method]:
-    """Those for the commands that have a reply."""
-    return {int(command): method for command, method in METHODS.items() if command in answered}

@@ -4,8 +4,8 @@ A task reads, cuts what it read into commands (`Connection`) and awaits the filt
 leave when no more commands are at hand, so that content that came in one piece is answered in one piece. One
 timer per connection serves all deadlines; it is moved only for methods that really wait for something.
 
-What messages mostly consist of goes a short way (`_converse`): the commands of `plain_methods`, while the
-filter has no verdict that is still to be told and has not asked to skip anything. All else is `_take`'s.
+What is for a method goes a short way (`_serve`), except for the end of a message, and unless the filter has a
+verdict that is still to be told, has asked to skip something, or really waits. All else is `_take`'s.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from milterchain.milter.messages import (
     decode_command,
 )
 from milterchain.milter.modifier import Modifier
-from milterchain.milter.server_calls import METHODS, NO_METHODS, plain_methods
+from milterchain.milter.server_calls import METHODS, NO_METHODS
 from milterchain.milter.server_factory import MilterMaker
 from milterchain.milter.server_options import ServerOptions
 from milterchain.milter.server_streams import Reader
@@ -65,6 +65,7 @@ class ServerSession:
         self._transport = reader.writer.transport
         self._milter: Milter | None = None
         self._methods = NO_METHODS
+        self._answered: frozenset[int] = frozenset()
         self._macros = MacroStore()
         self._patience = options.negotiation_timeout
         self._output: list[bytes] = []
@@ -154,8 +155,7 @@ class ServerSession:
                 if self._over():
                     break
                 continue
-            if not self._in_message:
-                self._in_message = connection.state in _IN_MESSAGE
+            self._in_message = self._in_message or connection.state in _IN_MESSAGE
             answer = method(self._milter, payload)
             watch.calling = True
             try:
@@ -166,7 +166,8 @@ class ServerSession:
             if watch.interruption is not None:
                 watch.over()
             if verdict is None or type(verdict) is Continue:
-                output.append(connection.proceed())
+                if code in self._answered:
+                    output.append(connection.proceed())
             else:
                 await self._conclude(code, verdict)
             if watch.parting or not packets.unread:
@@ -205,6 +206,7 @@ class ServerSession:
         if milter is None:
             milter = self._milter = self._maker.make(negotiated)
         milter.negotiated = negotiated
+        self._answered = negotiated.answered
         milter.macros = self._macros
         milter.modifier = Modifier(self, negotiated, writable=False)
         if type(milter).new_connection is not Milter.new_connection:
@@ -242,7 +244,7 @@ class ServerSession:
         assert milter is not None
         if isinstance(verdict, Skip):
             verdict = self._skip(milter, command)
-        if command in milter.negotiated.answered:
+        if command in self._answered:
             self._reply(verdict)
         elif self._kept is None and not isinstance(verdict, _GOING_ON):
             self._keep(command, verdict)
@@ -256,10 +258,9 @@ class ServerSession:
             await self._flush()
 
     def _route(self) -> None:
-        """Let the commands of messages go the short way as long as nothing speaks against it."""
-        negotiated = self._connection.negotiated  # None if the negotiation failed
+        """Let commands go the short way as long as nothing speaks against it."""
         plain = self._milter is not None and self._kept is None and self._skipped is None
-        self._methods = plain_methods(negotiated.answered) if negotiated and plain else NO_METHODS
+        self._methods = METHODS if plain else NO_METHODS
 
     def _keep(self, command: int, verdict: Reply) -> None:
         """Keep a verdict until the MTA listens."""

@@ -9,7 +9,7 @@ from milterchain.errors import LocalProtocolError
 from milterchain.milter.filter import Milter
 from milterchain.milter.flags import Command, Family
 from milterchain.milter.messages import Connect, decode_command
-from milterchain.milter.server_calls import METHODS, plain_methods
+from milterchain.milter.server_calls import METHODS
 
 
 class Told(Milter):
@@ -79,9 +79,3 @@ def test_payloads_that_a_command_cannot_have(command, payload):
             METHODS[command](Told(), payload)
     else:
         METHODS[command](Told(), payload).close()
-
-
-def test_only_what_is_answered_goes_the_short_way():
-    assert plain_methods(frozenset()) == {}
-    assert set(plain_methods(frozenset(Command))) == set(METHODS)
-    assert set(plain_methods(frozenset({Command.MAIL, Command.QUIT}))) == {Command.MAIL}
