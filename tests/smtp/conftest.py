@@ -150,6 +150,20 @@ class Client:
         async with asyncio.timeout(PATIENCE):
             await self.writer.start_tls(context, server_hostname="mx.example")
 
+    @contextlib.asynccontextmanager
+    async def dripping(self):
+        """Send an octet now and then, for as long as the context is open."""
+
+        async def drip():
+            while True:
+                self.send(b"x")
+                await asyncio.sleep(0.01)
+
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(drip())
+            yield
+            task.cancel()
+
     async def rest(self):
         """All until the server closes."""
         async with asyncio.timeout(PATIENCE):
@@ -160,6 +174,19 @@ class Client:
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
+
+
+class Gate:
+    """In a handler's script: nothing is answered until the test opens it."""
+
+    def __init__(self):
+        self._opened = asyncio.Event()
+
+    async def __call__(self, _):
+        await self._opened.wait()
+
+    def open(self):
+        self._opened.set()
 
 
 class Site:
@@ -190,6 +217,18 @@ class Site:
         self.clients.append(Client(*streams))
         return self.clients[-1]
 
+    async def greeted(self):
+        """A client that has said EHLO."""
+        client = await self.connect()
+        await client.hello()
+        return client
+
+    async def in_data(self):
+        """A client that has come as far as the 354."""
+        client = await self.greeted()
+        await client.transaction()
+        return client
+
     async def until(self, condition):
         async with asyncio.timeout(PATIENCE):
             while not condition():  # noqa: ASYNC110 - the server has no event for each of them
@@ -218,6 +257,11 @@ def smtp_site():
         assert all(handler.count("close") == 1 for handler in site.handlers)
 
     return run
+
+
+@pytest.fixture
+def gate():
+    return Gate()
 
 
 @pytest.fixture

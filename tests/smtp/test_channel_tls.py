@@ -97,15 +97,13 @@ async def test_out_of_order(smtp_site, secure):
 async def test_standing_refusal(smtp_site, secure):
     refusal = Reply.of(454, "4.3.0 Try again later")
     async with smtp_site({"security_refusal": refusal}, listener=secure(auth=AUTH)) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         assert await client.say(b"STARTTLS") == refusal.encode()
 
 
 async def test_required(smtp_site, secure, client_context):
     async with smtp_site(listener=secure(required=True)) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         for command in (b"MAIL FROM:<a@b>", b"RSET", b"VRFY x", b"WHAT"):
             assert await client.say(command) == b"530 5.7.0 Must issue a STARTTLS command first\r\n"
         assert (await client.say(b"NOOP")).startswith(b"250 ")
@@ -119,8 +117,7 @@ async def test_required(smtp_site, secure, client_context):
 async def test_injected_plaintext_is_dropped(smtp_site, secure, client_context, size):
     """Also more than the transport takes before it pauses."""
     async with smtp_site(listener=secure()) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         injected = b"MAIL FROM:<evil@example.com>\r\n"
         client.send(b"STARTTLS\r\n" + injected * (1 + size // len(injected)))
         assert (await client.reply()).startswith(b"220 ")
@@ -133,8 +130,7 @@ async def test_injected_plaintext_is_dropped(smtp_site, secure, client_context, 
 async def test_endless_plaintext(smtp_site, secure, monkeypatch):
     monkeypatch.setattr(channel, "MAX_DROPPED", 10_000)
     async with smtp_site(listener=secure()) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         client.send(b"STARTTLS\r\n" + b"NOOP\r\n" * 10_000)
         assert await client.reply() == b"554 5.5.0 Error: SMTP protocol synchronization\r\n"
 
@@ -168,8 +164,7 @@ async def test_handshake_deadline(smtp_site, secure, implicit):
 
 async def test_client_gone_in_handshake(smtp_site, secure):
     async with smtp_site(listener=secure()) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         await client.say(b"STARTTLS")
         client.reset()
         await site.all_closed()
@@ -233,8 +228,7 @@ async def test_old_protocol_is_refused(smtp_site, secure, client_context):
     context = client_context()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     async with smtp_site(listener=secure(minimum_version="1.3")) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         await client.say(b"STARTTLS")
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await client.starttls(context)
@@ -320,8 +314,7 @@ async def test_bad_auth(smtp_site, open_listener, dialogue, answer):
 
 async def test_not_in_a_transaction(smtp_site, open_listener):
     async with smtp_site(listener=open_listener()) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         await client.say(b"MAIL FROM:<a@b>")
         assert (await client.say(PLAIN)).startswith(b"503 5.5.1 ")
         await client.say(b"RSET")
@@ -330,8 +323,7 @@ async def test_not_in_a_transaction(smtp_site, open_listener):
 
 async def test_failures_end_the_session(smtp_site, open_listener):
     async with smtp_site({"auth": WRONG}, listener=open_listener()) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         for _ in range(2):
             assert await client.say(PLAIN) == WRONG.encode()
         client.send(PLAIN + b"\r\n")
@@ -346,8 +338,7 @@ async def test_failures_are_delayed(smtp_site, monkeypatch):
 
     auth = AuthSettings(verify=right, allow_plaintext=True, failures=9, delay=0.5)
     async with smtp_site({"auth": WRONG}, listener=Listener(host="127.0.0.1", auth=auth)) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         monkeypatch.setattr("milterchain.smtp.session.asyncio.sleep", sleep)
         for _ in range(3):
             assert await client.say(PLAIN) == WRONG.encode()
@@ -361,8 +352,7 @@ LATER = Reply.of(454, "4.7.0 Temporary authentication failure")
 @pytest.mark.parametrize("trouble", [RuntimeError("no"), LATER])
 async def test_nobody_can_tell(smtp_site, open_listener, trouble):
     async with smtp_site({"auth": trouble}, listener=open_listener()) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         for _ in range(5):
             assert await client.say(PLAIN) == b"454 4.7.0 Temporary authentication failure\r\n"
 
@@ -372,8 +362,7 @@ async def test_nobody_can_tell_in_time(smtp_site, open_listener):
         await asyncio.Event().wait()
 
     async with smtp_site({"auth": never}, listener=open_listener(timeout=0.05)) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         assert await client.say(PLAIN) == b"454 4.7.0 Temporary authentication failure\r\n"
 
 
@@ -387,8 +376,7 @@ async def test_not_where_the_next_hop_knows_no_login(smtp_site):
 
 async def test_login_required(smtp_site, open_listener):
     async with smtp_site(listener=open_listener(required=True)) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         assert await client.say(b"MAIL FROM:<a@b>") == b"530 5.7.0 Authentication required\r\n"
         assert (await client.say(b"RSET")).startswith(b"250 ")
         assert await logged_in(client)
@@ -398,8 +386,7 @@ async def test_login_required(smtp_site, open_listener):
 async def test_no_tls_after_a_login(smtp_site, secure):
     auth = AuthSettings(verify=right, allow_plaintext=True)
     async with smtp_site(listener=secure(auth=auth)) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         assert await logged_in(client)
         assert (await client.say(b"STARTTLS")).startswith(b"503 5.5.1 ")
         assert b"STARTTLS" not in await client.say(b"EHLO client.example")
@@ -408,14 +395,12 @@ async def test_no_tls_after_a_login(smtp_site, secure):
 async def test_author(smtp_site, open_listener):
     """MAIL AUTH= is known where AUTH is."""
     async with smtp_site(listener=open_listener()) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         assert (await client.say(b"MAIL FROM:<a@b> AUTH=x+zz")).startswith(b"501 ")
         assert (await client.say(b"MAIL FROM:<a@b> AUTH=ann+2Bx")).startswith(b"250 ")
         assert site.handler.calls[-1][2] == {b"AUTH": b"ann+2Bx"}
     async with smtp_site() as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         assert (await client.say(b"MAIL FROM:<a@b> AUTH=<>")).startswith(b"555 ")
 
 
@@ -424,19 +409,11 @@ async def test_endless_noise(smtp_site, secure, monkeypatch):
     monkeypatch.setattr(channel, "MAX_NOISE", 0.2)
     monkeypatch.setattr(channel, "QUIET", 5)
     async with smtp_site(listener=secure()) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         client.send(b"STARTTLS\r\nx")
 
-        async def drip():
-            while True:
-                client.send(b"x")
-                await asyncio.sleep(0.01)
-
-        async with asyncio.TaskGroup() as group:
-            noise = group.create_task(drip())
+        async with client.dripping():
             assert await client.reply() == b"554 5.5.0 Error: SMTP protocol synchronization\r\n"
-            noise.cancel()
 
 
 @pytest.mark.parametrize("implicit", [False, True])

@@ -106,8 +106,7 @@ def test_headers_are_text_though_the_body_is_not(octets, cuts):
 
 
 async def begin(site, extra=b""):
-    client = await site.connect()
-    await client.hello()
+    client = await site.greeted()
     client.send(ENVELOPE.replace(b"<a@b>", b"<a@b>" + extra))
     assert await client.reply() + await client.reply() == OK
     return client
@@ -188,8 +187,7 @@ async def test_smuggled_commands_stay_octets(smtp_site):
 )
 async def test_chunks_out_of_order_are_read(smtp_site, said, reply):
     async with smtp_site(synchronized=False) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         for line in said:
             await client.say(line)
         client.send(bdat(b"QUIT\r\n", last=False) * 3 + bdat(b"QUIT\r\n") + b"NOOP\r\n")
@@ -269,8 +267,7 @@ async def test_all_chunks_count(smtp_site):
 
 async def test_repeated_refusals_come_to_an_end(smtp_site):
     async with smtp_site(errors=3) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         client.send(bdat(b"", last=False) * (MAX_REPEATED + 10))
         replies = await client.rest()
         assert replies == NEED_RCPT * (MAX_REPEATED + 3) + b"421 4.7.0 Error: too many errors\r\n"

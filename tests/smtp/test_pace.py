@@ -1,7 +1,5 @@
 """How long a client may take for its data."""
 
-import asyncio
-
 import pytest
 
 from milterchain.smtp.options import ServerOptions
@@ -25,16 +23,7 @@ def test_deadline(now, size, deadline):
 
 async def test_an_octet_now_and_then_is_too_slow(smtp_site):
     async with smtp_site(command_timeout=0.3, data_rate=1e6) as site:
-        client = await site.connect()
-        await client.hello()
-        await client.transaction()
+        client = await site.in_data()
 
-        async def drip():
-            while True:
-                client.send(b"x")
-                await asyncio.sleep(0.01)
-
-        async with asyncio.TaskGroup() as group:
-            dripping = group.create_task(drip())
+        async with client.dripping():
             assert await client.rest() == b"421 4.4.2 Error: timeout exceeded\r\n"
-            dripping.cancel()

@@ -64,8 +64,7 @@ async def test_unix_socket(smtp_site, tmp_path):
     path = tmp_path / "smtp"
     async with smtp_site(listener=Listener(path=str(path), mode=0o600), connections_per_client=1) as site:
         assert path.stat().st_mode & 0o777 == 0o600
-        client = await site.connect()
-        await client.hello()
+        await site.greeted()
         assert site.handler.info == SessionInfo(
             listener="smtp", family="L", address=str(path), local_address=str(path)
         )
@@ -183,8 +182,7 @@ async def test_a_flood_of_connections_is_no_flood_of_lines(smtp_site, caplog, mo
 
 async def test_lingering_connections_count(smtp_site):
     async with smtp_site(connections=1, errors=1) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         await client.say(b"FOO")
         await client.rest()
         await site.all_closed()
@@ -196,8 +194,7 @@ async def test_lingering_connections_count(smtp_site):
 
 async def test_lingering_connections_are_closed_in_the_end(smtp_site):
     async with smtp_site(errors=1) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         await client.say(b"FOO")
         await client.rest()
         await site.until(lambda: site.server._lingering)
@@ -249,8 +246,7 @@ async def test_drain_closes_idle_sessions(smtp_site):
 
 async def test_drain_lets_transactions_finish(smtp_site):
     async with smtp_site() as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         await client.say(b"MAIL FROM:<a@b>")
         async with asyncio.TaskGroup() as group:
             drained = group.create_task(site.server.drain(timeout=10))
@@ -263,38 +259,26 @@ async def test_drain_lets_transactions_finish(smtp_site):
         assert not site.server.connections
 
 
-async def test_drain_lets_a_message_finish(smtp_site):
-    relayed = asyncio.Event()
-
-    async def slow(_):
-        await relayed.wait()
-
-    async with smtp_site({"message": slow}) as site:
-        client = await site.connect()
-        await client.hello()
-        await client.transaction()
+async def test_drain_lets_a_message_finish(smtp_site, gate):
+    async with smtp_site({"message": gate}) as site:
+        client = await site.in_data()
         client.send(MESSAGE)
         await site.until(lambda: site.handler.count("message"))
         async with asyncio.TaskGroup() as group:
             group.create_task(site.server.drain(timeout=10))
             await site.until(lambda: site.server.draining)
-            relayed.set()
+            gate.open()
             assert await client.rest() == b"250 2.0.0 Taken\r\n" + SHUTTING_DOWN
 
 
-async def test_drain_answers_a_greeting_under_way(smtp_site):
-    greet = asyncio.Event()
-
-    async def slow(_):
-        await greet.wait()
-
-    async with smtp_site({"connect": slow}) as site:
+async def test_drain_answers_a_greeting_under_way(smtp_site, gate):
+    async with smtp_site({"connect": gate}) as site:
         client = await site.connect()
         await site.until(lambda: site.handlers)
         async with asyncio.TaskGroup() as group:
             group.create_task(site.server.drain(timeout=10))
             await site.until(lambda: site.server.draining)
-            greet.set()
+            gate.open()
             assert await client.rest() == b"220 mx.example ESMTP\r\n" + SHUTTING_DOWN
 
 
@@ -356,8 +340,7 @@ async def test_handler_that_takes_too_long_to_close(smtp_site, monkeypatch):
             raise
 
     async with smtp_site({"close": stuck}) as site:
-        client = await site.connect()
-        await client.hello()
+        await site.greeted()
         await site.server.close()
         assert cancelled
 
@@ -374,8 +357,7 @@ async def test_handler_that_cannot_be_ended(smtp_site, monkeypatch, caplog):
                 continue
 
     async with smtp_site({"close": stubborn}) as site:
-        client = await site.connect()
-        await client.hello()
+        await site.greeted()
         await site.server.close()
         assert "1 sessions could not be ended" in caplog.text
         released.set()
@@ -384,8 +366,7 @@ async def test_handler_that_cannot_be_ended(smtp_site, monkeypatch, caplog):
 
 async def test_many_sessions_at_once(smtp_site):
     async def one(site, number):
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         for _ in range(3):
             await client.transaction()
             assert await client.say(b"A: %d\r\n\r\nbody\r\n." % number) == b"250 2.0.0 Taken\r\n"

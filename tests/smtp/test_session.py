@@ -36,8 +36,7 @@ async def test_whole_session(smtp_site):
 
 async def test_bare_lf_ends_a_command(smtp_site):
     async with smtp_site(synchronized=False) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         client.send(b"NOOP\nNOOP\r\n")
         assert await client.reply() == b"250 2.0.0 Ok\r\n"
         assert await client.reply() == b"250 2.0.0 Ok\r\n"
@@ -45,8 +44,7 @@ async def test_bare_lf_ends_a_command(smtp_site):
 
 async def test_group_is_answered_in_one_write(smtp_site):
     async with smtp_site() as site:
-        client = await site.connect()
-        await client.hello()
+        await site.greeted()
         loop = asyncio.get_running_loop()
         sock = socket.socket()
         sock.setblocking(False)
@@ -72,8 +70,7 @@ async def test_group_is_answered_in_one_write(smtp_site):
 async def test_replies_do_not_pile_up(smtp_site, monkeypatch):
     monkeypatch.setattr(channel_module, "MAX_PENDING", 50)
     async with smtp_site() as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         client.send(b"NOOP\r\n" * 20 + b"QUIT\r\n")
         assert await client.rest() == b"250 2.0.0 Ok\r\n" * 20 + b"221 2.0.0 Bye\r\n"
 
@@ -83,8 +80,7 @@ async def test_group_with_refusals_keeps_order(smtp_site):
         return None if int(handler.calls[-1][1].bare[:1]) % 2 == 0 else Reply.of(550, "5.1.1 odd")
 
     async with smtp_site({"rcpt": only_even}) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         client.send(b"MAIL FROM:<>\r\n" + b"".join(b"RCPT TO:<%d@x>\r\n" % number for number in range(4)))
         replies = [await client.reply() for _ in range(5)]
         assert [reply[:3] for reply in replies] == [b"250", b"250", b"550", b"250", b"550"]
@@ -126,8 +122,7 @@ async def test_data_before_the_354(smtp_site, late):
             await talked.wait()
 
     async with smtp_site({"data": wait}) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         await client.say(b"MAIL FROM:<a@b>")
         await client.say(b"RCPT TO:<c@d>")
         if late:
@@ -154,8 +149,7 @@ async def test_impatient_clients_can_be_served(smtp_site):
 
 async def test_long_lines(smtp_site):
     async with smtp_site() as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         assert await client.say(b"NOOP " + b"x" * (MAX_COMMAND - 5)) == b"250 2.0.0 Ok\r\n"
         for size in (MAX_COMMAND - 4, 3000, 30_000):
             assert await client.say(b"NOOP " + b"x" * size) == b"500 5.5.2 Error: line too long\r\n"
@@ -175,8 +169,7 @@ async def test_long_lines(smtp_site):
 
 async def test_endless_line(smtp_site):
     async with smtp_site() as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         client.send(b"x" * (2**16 + MAX_COMMAND + 1))
         assert await client.reply() == b"500 5.5.2 Error: line too long\r\n"
         assert await client.rest() == b""
@@ -184,8 +177,7 @@ async def test_endless_line(smtp_site):
 
 async def test_half_a_command_is_not_executed(smtp_site):
     async with smtp_site() as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         client.send(b"MAIL FROM:<a@b>")
         client.writer.write_eof()
         assert await client.rest() == b""
@@ -196,8 +188,7 @@ async def test_half_a_command_is_not_executed(smtp_site):
 async def test_random_pieces(smtp_site):
     rng = random.Random(2)
     async with smtp_site() as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         expected = []
         for _ in range(60):
             text = bytes(rng.choices(b"\r\n.a\x00", k=rng.randrange(200)))
@@ -222,8 +213,7 @@ async def test_random_pieces(smtp_site):
 
 async def test_smuggled_commands_stay_data(smtp_site):
     async with smtp_site() as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         for end in (
             b"\n.\n",
             b"\n.\r\n",
@@ -245,9 +235,7 @@ async def test_smuggled_commands_stay_data(smtp_site):
 async def test_large_message(smtp_site):
     body = b"".join(b"%078d\r\n" % number for number in range(40_000))
     async with smtp_site() as site:
-        client = await site.connect()
-        await client.hello()
-        await client.transaction()
+        client = await site.in_data()
         client.send(b"A: b\r\n\r\n" + body)
         assert await client.say(b".") == b"250 2.0.0 Taken\r\n"
         assert site.handler.messages == [b"A: b\r\n\r\n" + body]
@@ -264,9 +252,7 @@ async def test_large_message(smtp_site):
 async def test_message_beyond_a_limit(smtp_site, message, expected):
     limits = {"message_size": 2000, "headers": HeaderLimits(total=500), "received_hops": 5}
     async with smtp_site(**limits) as site:
-        client = await site.connect()
-        await client.hello()
-        await client.transaction()
+        client = await site.in_data()
         assert (await client.say(message + b"\r\n.")).startswith(expected)
         assert site.handler.names()[-1] == "reset"
         assert not site.handler.messages
@@ -276,9 +262,7 @@ async def test_message_beyond_a_limit(smtp_site, message, expected):
 
 async def test_endless_data(smtp_site):
     async with smtp_site(message_size=1000) as site:
-        client = await site.connect()
-        await client.hello()
-        await client.transaction()
+        client = await site.in_data()
         client.send(b"x" * 5000)
         assert await client.rest() == b"421 4.7.0 Error: too much data\r\n"
         await site.all_closed()
@@ -286,8 +270,7 @@ async def test_endless_data(smtp_site):
 
 async def test_too_many_errors(smtp_site):
     async with smtp_site(errors=3) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         client.send(b"FOO\r\n" * 5)
         unknown = b"500 5.5.2 Error: command not recognized\r\n"
         assert await client.rest() == unknown * 3 + b"421 4.7.0 Error: too many errors\r\n"
@@ -296,9 +279,7 @@ async def test_too_many_errors(smtp_site):
 
 async def test_refused_messages_are_errors(smtp_site):
     async with smtp_site({"message": Reply.of(550, "5.7.1 no")}, errors=1) as site:
-        client = await site.connect()
-        await client.hello()
-        await client.transaction()
+        client = await site.in_data()
         client.send(MESSAGE + b".\r\n")
         assert await client.rest() == b"550 5.7.1 no\r\n421 4.7.0 Error: too many errors\r\n"
 
@@ -310,8 +291,7 @@ async def test_errors_are_delayed(smtp_site, monkeypatch):
         delays.append(delay)
 
     async with smtp_site(soft_errors=2, error_delay=7) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         monkeypatch.setattr("milterchain.smtp.session.asyncio.sleep", sleep)
         for _ in range(4):
             await client.say(b"FOO")
@@ -363,8 +343,7 @@ async def test_failure_of_our_own(smtp_site, monkeypatch, caplog):
         raise RuntimeError("secret")
 
     async with smtp_site() as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         await client.say(b"MAIL FROM:<a@b>")
         await client.say(b"RCPT TO:<c@d>")
         monkeypatch.setattr("milterchain.smtp.session.DataReceiver.feed", fail)
@@ -376,8 +355,7 @@ async def test_failure_of_our_own(smtp_site, monkeypatch, caplog):
 
 async def test_handler_that_fails_to_close(smtp_site, caplog):
     async with smtp_site({"close": RuntimeError("secret")}) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         await client.say(b"QUIT")
         await site.all_closed()
         assert "secret" in caplog.text
@@ -386,8 +364,7 @@ async def test_handler_that_fails_to_close(smtp_site, caplog):
 @pytest.mark.parametrize("stage", ["command", "half a command", "data"])
 async def test_timeout(smtp_site, stage):
     async with smtp_site(command_timeout=0.4) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         if stage == "data":
             await client.transaction()
             client.send(b"half a message")
@@ -400,9 +377,7 @@ async def test_timeout(smtp_site, stage):
 
 async def test_timeout_of_a_whole_transfer(smtp_site):
     async with smtp_site(command_timeout=5, transfer_timeout=0.1) as site:
-        client = await site.connect()
-        await client.hello()
-        await client.transaction()
+        client = await site.in_data()
         answer = asyncio.get_running_loop().create_future()
 
         async def trickle():
@@ -418,9 +393,7 @@ async def test_timeout_of_a_whole_transfer(smtp_site):
 
 async def test_client_that_is_cut_off_can_read_why(smtp_site):
     async with smtp_site(message_size=1000) as site:
-        client = await site.connect()
-        await client.hello()
-        await client.transaction()
+        client = await site.in_data()
         for _ in range(50):
             client.send(b"x" * 1000)
             await asyncio.sleep(0)
@@ -436,8 +409,7 @@ async def test_client_that_is_cut_off_can_read_why(smtp_site):
 async def test_client_that_does_not_close(smtp_site, monkeypatch):
     monkeypatch.setattr(channel_module, "LINGER", 0.02)
     async with smtp_site(errors=1) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         await client.say(b"FOO")
         assert await client.rest() == b"421 4.7.0 Error: too many errors\r\n"
         await site.until(lambda: not site.server._lingering)
@@ -445,8 +417,7 @@ async def test_client_that_does_not_close(smtp_site, monkeypatch):
 
 async def test_deadline_moves_on_with_each_command(smtp_site):
     async with smtp_site(command_timeout=0.3, junk_commands=10**6) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         (session,) = site.server._sessions
         # The timer that the first command set rings for nothing, and is set anew.
         first = session._timeout_handle
@@ -462,9 +433,7 @@ async def test_no_deadline_while_the_handler_works(smtp_site):
         await site.until(lambda: session._timeout_handle is None)
 
     async with smtp_site({"connect": slow, "message": slow}, command_timeout=0.3) as site:
-        client = await site.connect()
-        await client.hello()
-        await client.transaction()
+        client = await site.in_data()
         assert await client.say(MESSAGE + b".") == b"250 2.0.0 Taken\r\n"
 
 
@@ -473,8 +442,7 @@ async def test_client_that_reads_nothing(smtp_site, monkeypatch):
     monkeypatch.setattr(channel_module, "LINGER", 0.05)
     long_reply = Reply(250, (b"x" * 4000,) * 500)
     async with smtp_site({"unknown": long_reply}, command_timeout=0.4) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         client.writer.transport.pause_reading()
         client.send(b"FOO\r\n" * 1000)
         await site.all_closed()
@@ -482,29 +450,20 @@ async def test_client_that_reads_nothing(smtp_site, monkeypatch):
         await site.until(lambda: not site.server._lingering)
 
 
-async def test_half_closed_client_gets_its_answer(smtp_site):
-    relayed = asyncio.Event()
-
-    async def slow(_):
-        await relayed.wait()
-
-    async with smtp_site({"message": slow}) as site:
-        client = await site.connect()
-        await client.hello()
-        await client.transaction()
+async def test_half_closed_client_gets_its_answer(smtp_site, gate):
+    async with smtp_site({"message": gate}) as site:
+        client = await site.in_data()
         client.send(MESSAGE + b".\r\nQUIT\r\n")
         client.writer.write_eof()
         await site.until(lambda: site.handler.count("message"))
         await site.until(lambda: any(session._ended for session in site.server._sessions))
-        relayed.set()
+        gate.open()
         assert await client.rest() == b"250 2.0.0 Taken\r\n221 2.0.0 Bye\r\n"
 
 
 async def test_half_closed_in_the_data(smtp_site):
     async with smtp_site() as site:
-        client = await site.connect()
-        await client.hello()
-        await client.transaction()
+        client = await site.in_data()
         client.send(MESSAGE)
         client.writer.write_eof()
         assert await client.rest() == b""
@@ -522,9 +481,7 @@ async def test_message_is_finished_though_the_client_is_lost(smtp_site, caplog):
         finished.append(True)
 
     async with smtp_site({"message": slow}) as site:
-        client = await site.connect()
-        await client.hello()
-        await client.transaction()
+        client = await site.in_data()
         client.send(MESSAGE + b".\r\nNOOP\r\n")
         await site.until(lambda: site.handler.count("message"))
         client.reset()
@@ -566,9 +523,7 @@ async def test_other_work_is_cancelled_if_the_client_is_lost(smtp_site, stage):
 @pytest.mark.parametrize("data", [b"", b"half a message"])
 async def test_client_lost_while_waiting(smtp_site, data):
     async with smtp_site() as site:
-        client = await site.connect()
-        await client.hello()
-        await client.transaction()
+        client = await site.in_data()
         client.send(data)
         await client.writer.drain()
         client.reset()
@@ -578,8 +533,7 @@ async def test_client_lost_while_waiting(smtp_site, data):
 
 async def test_session_info_of_the_handler(smtp_site):
     async with smtp_site() as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         host, port = client.writer.get_extra_info("sockname")
         info = site.handler.info
         assert (info.family, info.address, info.port) == ("4", host, port)

@@ -124,8 +124,7 @@ async def test_connections_are_counted_by_client(smtp_site):
 async def test_xclient_on_a_unix_socket(smtp_site, tmp_path):
     listener = Listener(path=str(tmp_path / "smtp"), xclient_from=LOOPBACK)
     async with smtp_site(listener=listener) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         assert (await client.say(b"XCLIENT ADDR=192.0.2.7")).startswith(b"220 ")
         assert (site.handler.info.family, site.handler.info.address) == ("4", "192.0.2.7")
 
@@ -161,8 +160,7 @@ async def test_xclient_begins_again(smtp_site):
 
 async def test_the_right_lasts_while_the_address_has_it(smtp_site):
     async with smtp_site(listener=PROXIED) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         for command in (b"XCLIENT LOGIN=ann", b"XCLIENT NAME=a.example", b"XCLIENT ADDR=192.0.2.7"):
             assert (await client.say(command)).startswith(b"220 ")
         assert [handler.info.login for handler in site.handlers] == [None, b"ann", None, None]
@@ -171,8 +169,7 @@ async def test_the_right_lasts_while_the_address_has_it(smtp_site):
 
 async def test_xclient_that_tells_of_helo(smtp_site):
     async with smtp_site(listener=PROXIED) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         assert (await client.say(b"XCLIENT ADDR=192.0.2.7 HELO=h.example PROTO=ESMTP")).startswith(b"220 ")
         await client.transaction()
         assert site.handler.calls[:2] == [("connect",), ("helo", b"h.example", True)]
@@ -189,8 +186,7 @@ async def test_xclient_that_tells_of_helo(smtp_site):
 )
 async def test_mistakes_change_nothing(smtp_site, command, reply):
     async with smtp_site(listener=PROXIED) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         assert await client.say(command) == reply
         await client.transaction()
         assert len(site.handlers) == 1
@@ -199,8 +195,7 @@ async def test_mistakes_change_nothing(smtp_site, command, reply):
 @pytest.mark.parametrize("command", [b"XCLIENT ADDR=192.0.2.7", b"XFORWARD ADDR=192.0.2.7"])
 async def test_not_in_a_transaction(smtp_site, command):
     async with smtp_site(listener=PROXIED) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         await client.say(b"MAIL FROM:<a@b>")
         assert await client.say(command) == b"503 5.5.1 Error: MAIL transaction in progress\r\n"
         assert len(site.handlers) == 1
@@ -208,8 +203,7 @@ async def test_not_in_a_transaction(smtp_site, command):
 
 async def test_nothing_may_follow_xclient_before_the_greeting(smtp_site):
     async with smtp_site(listener=PROXIED) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         client.send(b"XCLIENT ADDR=192.0.2.7\r\nEHLO client.example\r\n")
         assert (await client.rest()).startswith(b"554 5.5.0 ")
         assert len(site.handlers) == 1
@@ -220,8 +214,7 @@ async def test_the_new_client_is_refused(smtp_site):
         return Reply.of(554, "no") if handler.info.address == "192.0.2.7" else None
 
     async with smtp_site({"connect": connect}, listener=PROXIED) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         assert await client.say(b"XCLIENT ADDR=192.0.2.7") == b"554 no\r\n"
         assert await client.say(b"EHLO client.example") == b"250-mx.example\r\n250 ENHANCEDSTATUSCODES\r\n"
         assert (await client.say(b"MAIL FROM:<a@b>")).startswith(b"550 5.7.1 ")
@@ -242,8 +235,7 @@ async def test_a_refusal_of_the_proxy_is_none_of_its_client(smtp_site):
 async def test_handlers_know_how_many_connections_their_client_has(smtp_site):
     async with smtp_site(listener=PROXIED) as site:
         for _ in range(2):
-            client = await site.connect()
-            await client.hello()
+            client = await site.greeted()
         for client in site.clients:
             await client.say(b"XCLIENT ADDR=192.0.2.7")
         assert [handler.info.connections for handler in site.handlers] == [1, 2, 1, 2]
@@ -261,8 +253,7 @@ async def test_xclient_counts_for_the_client(smtp_site):
 
 async def test_no_handler_for_the_new_client(smtp_site, caplog):
     async with smtp_site(listener=PROXIED) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         site.script["factory"] = RuntimeError("secret")
         assert (
             await client.say(b"XCLIENT ADDR=192.0.2.7")
@@ -277,8 +268,7 @@ FORWARD = ("forward", "192.0.2.7", b"h.example")
 
 async def test_xforward_lasts_for_one_message(smtp_site):
     async with smtp_site(listener=PROXIED) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         assert await client.say(b"XFORWARD ADDR=192.0.2.7 NAME=c.example") == b"250 2.0.0 Ok\r\n"
         assert await client.say(b"XFORWARD HELO=h.example PROTO=SMTP") == b"250 2.0.0 Ok\r\n"
         await client.transaction()
@@ -300,8 +290,7 @@ async def test_xforward_lasts_for_one_message(smtp_site):
 )
 async def test_xforward_is_forgotten(smtp_site, commands):
     async with smtp_site(listener=PROXIED) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         await client.say(b"XFORWARD ADDR=192.0.2.7 HELO=h.example")
         for command in commands:
             assert (await client.say(command)).startswith(b"250")
@@ -311,8 +300,7 @@ async def test_xforward_is_forgotten(smtp_site, commands):
 
 async def test_xforward_is_forgotten_when_the_handler_fails(smtp_site):
     async with smtp_site({"message": RuntimeError("x")}, listener=PROXIED) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         await client.say(b"XFORWARD ADDR=192.0.2.7 HELO=h.example")
         await client.transaction()
         assert (await client.say(b".")).startswith(b"451 ")
@@ -328,8 +316,7 @@ async def test_a_client_that_vanishes_during_xclient(smtp_site):
             await asyncio.sleep(60)
 
     async with smtp_site({"close": close}, listener=PROXIED) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         client.send(b"XCLIENT ADDR=192.0.2.7\r\n")
         await begun.wait()
         client.reset()
@@ -410,8 +397,7 @@ async def test_implicit_tls_in_its_own_packet(smtp_site, secure, client_context)
 
 async def test_xclient_keeps_tls(smtp_site, secure, client_context):
     async with smtp_site(listener=secure(PROXIED)) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         await client.say(b"XFORWARD ADDR=192.0.2.8 HELO=h.example")
         await client.say(b"STARTTLS")
         await client.starttls(client_context())
@@ -431,8 +417,7 @@ async def test_xclient_logs_in(smtp_site):
 
     auth = AuthSettings(verify=nobody, allow_plaintext=True, required=True)
     async with smtp_site(listener=dataclasses.replace(PROXIED, auth=auth)) as site:
-        client = await site.connect()
-        await client.hello()
+        client = await site.greeted()
         assert (await client.say(b"MAIL FROM:<a@b>")).startswith(b"530 ")
         assert (await client.say(b"XCLIENT LOGIN=ann")).startswith(b"220 ")
         assert b"AUTH" in await client.say(b"EHLO client.example")
