@@ -58,32 +58,29 @@ async def test_what_it_raises_comes_as_it_is():
         await run_with_progress(work(), Mta().progress, 10)
 
 
-async def test_it_has_a_time_limit():
-    cancelled = asyncio.Event()
+class Endless:
+    def __init__(self) -> None:
+        self.cancelled = False
 
-    async def work() -> None:
+    async def run(self) -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            cancelled.set()
+            self.cancelled = True
 
+
+async def test_it_has_a_time_limit():
+    work = Endless()
     with pytest.raises(TimeoutError):
-        await run_with_progress(work(), Mta().progress, 0.01)
-    assert cancelled.is_set()
+        await run_with_progress(work.run(), Mta().progress, 0.01)
+    assert work.cancelled
 
 
 async def test_it_is_cancelled_when_the_mta_is_gone():
-    cancelled = asyncio.Event()
-
-    async def work() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.set()
-
+    work = Endless()
     with pytest.raises(MTALeftError, match="gone"):
-        await run_with_progress(work(), Mta(leaves_after=2).progress, 10)
-    assert cancelled.is_set()
+        await run_with_progress(work.run(), Mta(leaves_after=2).progress, 10)
+    assert work.cancelled
 
 
 async def test_what_it_waits_for_may_be_cancelled():

@@ -856,14 +856,20 @@ async def test_content_is_cancelled(command, pipelined):
         assert (await milter.wait_closed()).closed_by_peer
 
 
+async def content_in_the_queue(milter):
+    """A session, the reply to DATA that it waits for, and a task with the content that comes next."""
+    session = await connected(milter)
+    for command in (CLIENT, Mail(b"<>"), Rcpt(b"<a>")):
+        await session.command(command)
+    data = session.command(Data())
+    task = asyncio.get_running_loop().create_task(session.content(SMALL, pipelined=True))
+    await asyncio.sleep(0)
+    return session, data, task
+
+
 async def test_content_is_cancelled_before_its_turn():
     async with ScriptedMilter({Command.DATA: Silence()}) as milter:
-        session = await connected(milter)
-        for command in (CLIENT, Mail(b"<>"), Rcpt(b"<a>")):
-            await session.command(command)
-        data = session.command(Data())
-        task = asyncio.get_running_loop().create_task(session.content(SMALL, pipelined=True))
-        await asyncio.sleep(0)
+        _, data, task = await content_in_the_queue(milter)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -874,12 +880,7 @@ async def test_content_is_cancelled_before_its_turn():
 async def test_content_is_cancelled_when_its_turn_comes():
     """Both in the same round of the loop."""
     async with ScriptedMilter({Command.DATA: Silence()}) as milter:
-        session = await connected(milter)
-        for command in (CLIENT, Mail(b"<>"), Rcpt(b"<a>")):
-            await session.command(command)
-        data = session.command(Data())
-        task = asyncio.get_running_loop().create_task(session.content(SMALL, pipelined=True))
-        await asyncio.sleep(0)
+        session, data, task = await content_in_the_queue(milter)
         task.cancel()
         session.data_received(b"\0\0\0\1c")
         with pytest.raises(asyncio.CancelledError):

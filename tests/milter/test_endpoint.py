@@ -79,30 +79,29 @@ async def test_a_unix_socket(tmp_path):
         await connects(Endpoint(path=path), peer)
 
 
-async def test_a_full_backlog_is_waited_for(tmp_path):
+@pytest.fixture
+def full(tmp_path):
+    """A listener with a client in its backlog, which has no room for another."""
     path = str(tmp_path / "s")
-    with socket.socket(socket.AF_UNIX) as listener:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
         listener.bind(path)
         listener.listen(0)
-        with socket.socket(socket.AF_UNIX) as first:
-            first.connect(path)
-            connecting = asyncio.get_running_loop().create_task(Endpoint(path=path).connect(Lost))
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(connecting), 0.05)
-            listener.accept()[0].close()
-            _, protocol = await connecting
-            await protocol.lost.wait()
+        first.connect(path)
+        yield listener
 
 
-async def test_a_full_backlog_and_no_patience(tmp_path):
-    path = str(tmp_path / "s")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen(0)
-        with socket.socket(socket.AF_UNIX) as first:
-            first.connect(path)
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(Endpoint(path=path).connect(Lost), 0.05)
+async def test_a_full_backlog_is_waited_for(full):
+    connecting = asyncio.get_running_loop().create_task(Endpoint(path=full.getsockname()).connect(Lost))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(connecting), 0.05)
+    full.accept()[0].close()
+    _, protocol = await connecting
+    await protocol.lost.wait()
+
+
+async def test_a_full_backlog_and_no_patience(full):
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(Endpoint(path=full.getsockname()).connect(Lost), 0.05)
 
 
 async def test_a_protocol_that_cannot_be_made(tmp_path):
