@@ -17,7 +17,7 @@ from integration.services.smtp import Client, Outcome
 from integration.services.tls import CERTIFICATES, make_certificates
 from integration.services.witness import start_witness
 
-SECTION = "As a relay"
+SECTION = "As a relay to a smarthost"
 KNOWN, STRANGER = "127.0.0.5", "127.0.0.6"
 """Addresses on this machine. Postfix relays for the first one only, milterchain for neither."""
 NOBODY = '["192.0.2.0/24"]'
