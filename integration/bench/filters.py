@@ -2,7 +2,9 @@
 
 All do nothing, in one process each, and are driven by one and the same program in the same run, in
 alternating rounds: `filter_driver.c`, which sends packets that were encoded before and waits for the reply to
-each, as MTAs do. The table shows medians, and the median of the ratios within a round.
+each, as MTAs do. It has a core for itself, and all filters have the same others: where a scheduler puts two
+processes that wake each other differs from run to run, and by more than the filters do. The table shows
+medians, and the median of the ratios within a round.
 """
 
 import argparse
@@ -51,6 +53,18 @@ CASES = tuple(
     for label, size in (("4 KiB", 4 * KIB), ("1 MiB", MIB))
     for keep in (False, True)
 )
+
+
+class Cores(NamedTuple):
+    """Who runs where.
+
+    Attributes:
+        driver: the core that it has for itself.
+        filters: those that all filters have.
+    """
+
+    driver: int
+    filters: tuple[int, ...]
 
 
 class Round(NamedTuple):
@@ -106,6 +120,9 @@ def main() -> int:
     parser.add_argument(
         "--loop", choices=("uvloop", "asyncio"), default="uvloop", help="for all that need one"
     )
+    parser.add_argument(
+        "--share", action="store_true", help="let the driver run on the cores of the filters, and they on its"
+    )
     parser.add_argument("--only", default="", help="only cases whose name contains this")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     options = parser.parse_args()
@@ -115,25 +132,39 @@ def main() -> int:
         options.rounds, options.seconds = min(options.rounds, 3), min(options.seconds, 1)
     make_environment(progress)
     rows: list[Row] = []
+    cores = None if options.share else divide_cores()
     with Run() as run:
         filters = [start(run, kind, options.loop) for kind in FILTERS]
-        bench = Bench(run, build_c(run, DRIVER), options.seconds)
+        bench = Bench(run, build_c(run, DRIVER), options.seconds, cores)
         for case in CASES:
             if options.only in case.label:
                 progress(f"measuring: {case.label}")
                 rows += bench.compare(case, filters, options.rounds)
-    print(_report(rows, options))
+    print(_report(rows, options, cores))
     if options.json:
         _write_json(options.json, rows)
     return 1 if any(row.met is False for row in rows) else 0
 
 
+def divide_cores() -> Cores | None:
+    """Leave a core to the driver: this process, and what it starts from now on, keeps to the others.
+
+    Returns:
+        None if there is one core only, which all have to share.
+    """
+    *others, last = sorted(os.sched_getaffinity(0))
+    if not others:
+        return None
+    os.sched_setaffinity(0, others)
+    return Cores(last, tuple(others))
+
+
 class Bench:
     """Runs the driver."""
 
-    def __init__(self, run: Run, driver: Path, seconds: float) -> None:
+    def __init__(self, run: Run, driver: Path, seconds: float, cores: Cores | None) -> None:
         self._run = run
-        self._driver = driver
+        self._driver = ("taskset", "-c", str(cores.driver), str(driver)) if cores else (str(driver),)
         self._seconds = seconds
 
     def compare(self, case: Case, filters: list[Running], rounds: int) -> list[Row]:
@@ -150,7 +181,7 @@ class Bench:
         path = self._run.directory / "script"
         path.write_bytes(script(each.negotiated, case.size))
         numbers = (each.port, SESSIONS, seconds, int(case.keep))
-        command = (str(self._driver), "127.0.0.1", *map(str, numbers), str(path))
+        command = (*self._driver, "127.0.0.1", *map(str, numbers), str(path))
         before = cpu_seconds(each.pid)
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
@@ -167,7 +198,7 @@ def _row(case: Case, kind: FilterKind, results: dict[FilterKind, list[Round]]) -
     return Row(case, kind, rate, ratio, cpu, driver)
 
 
-def _report(rows: list[Row], options: argparse.Namespace) -> str:
+def _report(rows: list[Row], options: argparse.Namespace, cores: Cores | None) -> str:
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.release()}"
     rounds = f"{options.rounds} alternating rounds of {options.seconds:g} s"
     lines = [
@@ -189,9 +220,15 @@ def _report(rows: list[Row], options: argparse.Namespace) -> str:
         "milterchain.mailfilter asks for what it needs, and has most of it sent without a reply.",
         "CPU: what a message costs the process of the filter. libmilter has a thread for each session and",
         "milterchain one for all, so that it says more than the rate where the machine has other work.",
-        "Driver's load: the part of one core that the driver took.",
+        f"Driver's load: the part of one core that the driver took, {_places(cores)}.",
     ]
     return "\n".join(lines)
+
+
+def _places(cores: Cores | None) -> str:
+    if cores is None:
+        return "which shared the cores with the filters"
+    return f"which had core {cores.driver} for itself; the filters had {', '.join(map(str, cores.filters))}"
 
 
 def _write_json(path: str, rows: list[Row]) -> None:
