@@ -7,7 +7,7 @@ line begins with an ID.
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -24,6 +24,8 @@ from milterchain.proxy.quarantine import Entry, Quarantine
 __all__ = ["quarantine_app"]
 
 _PROBLEM: Final = 1
+_MAX_LINE: Final = 2**16
+"""Octets of a line that a terminal is shown as one; SMTP allows a thousand."""
 
 quarantine_app = typer.Typer(
     name="quarantine",
@@ -170,19 +172,30 @@ def show(
             if not raw:
                 sys.stdout.writelines(safe(line) + "\n" for line in (*_lines(entry), ""))
             sys.stdout.flush()
-            for chunk in message.chunks():
-                if raw or not sys.stdout.isatty():
-                    sys.stdout.buffer.write(chunk)
-                else:
-                    sys.stdout.writelines(safe(line) + "\n" for line in text_lines(chunk))
+            if raw or not sys.stdout.isatty():
+                sys.stdout.buffer.writelines(message.chunks())
+            else:
+                sys.stdout.writelines(safe(line) + "\n" for line in text_lines(message.chunks()))
             sys.stdout.flush()
 
     _each(_chosen(store, ids, everything=False), show_one)
 
 
-def text_lines(chunk: bytes) -> list[str]:
-    """What a terminal is shown of a message."""
-    return chunk.decode("utf-8", "backslashreplace").split("\r\n")
+def text_lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    """What a terminal is shown of a message. Lines that are very long are broken."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\r\n")
+        yield from map(_shown, lines)
+        if len(rest) > _MAX_LINE:
+            yield _shown(rest)
+            rest = b""
+    if rest:
+        yield _shown(rest)
+
+
+def _shown(line: bytes) -> str:
+    return line.decode("utf-8", "backslashreplace")
 
 
 @quarantine_app.command()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from milterchain.cli.quarantine import text_lines
 from milterchain.mail.envelope import Envelope, Path
 from milterchain.mail.message import parse_message
 from milterchain.proxy.quarantine import Quarantine, Record
@@ -76,6 +77,18 @@ async def test_a_terminal_has_titles(command: Any, place: Place, monkeypatch: py
     monkeypatch.setenv("TERM", "vt100")
     _, out, _ = await command("quarantine", "list", "-c", place.file)
     assert re.sub(r"\x1b\[\d*m", "", out).split()[0] == "ID"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+def test_lines_on_a_terminal_do_not_depend_on_how_the_message_is_read(size: int) -> None:
+    raw = "Subject: Größe\r\n\r\nüber\r\n\r\nend".encode() + b"\xff"
+    chunks = [raw[start : start + size] for start in range(0, len(raw), size)]
+    assert list(text_lines(chunks)) == ["Subject: Größe", "", "über", "", r"end\xff"]
+
+
+def test_a_line_without_end_is_broken() -> None:
+    lines = list(text_lines([b"x" * 50_000] * 3))
+    assert (len(lines), sum(map(len, lines))) == (2, 150_000)
 
 
 async def test_nothing_held(command: Any, tmp_path: FilePath) -> None:
