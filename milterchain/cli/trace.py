@@ -93,7 +93,14 @@ async def trace_message(config: Config, request: TraceRequest) -> Result:
     Raises:
         ConfigurationError: there is no such listener.
     """
-    recorder = Recorder({milter.name: milter.header_index for milter in config.milter})
+    conditions = {milter.name: milter_settings(milter).conditions for milter in config.milter}
+    strangers = frozenset(
+        (name, text(path.bare))
+        for name, each in conditions.items()
+        for path in request.recipients
+        if not each.recipient(path)
+    )
+    recorder = Recorder({milter.name: milter.header_index for milter in config.milter}, strangers)
     client = await _client(config, request)
     chain = build_chain(config, recorder)
     session = chain.session(client)
@@ -106,7 +113,6 @@ async def trace_message(config: Config, request: TraceRequest) -> Result:
         await session.close()
         await chain.close()
         request.message.close()
-    conditions = {milter.name: milter_settings(milter).conditions for milter in config.milter}
     authenticated = request.login is not None
     reasons = {
         name: left_out(each, client, request.sender, request.recipients, authenticated=authenticated)
@@ -116,26 +122,11 @@ async def trace_message(config: Config, request: TraceRequest) -> Result:
         negotiated={name: agreed for name, agreed in session.negotiated.items() if reasons[name] is None},
         stages=recorder.stages,
         events=recorder.events,
-        strangers=frozenset(
-            (name, text(path.bare))
-            for name, each in conditions.items()
-            for path in request.recipients
-            if not each.recipient(path)
-        ),
+        strangers=strangers,
     )
     verdict = end.verdict
     return Result(
-        request=Request(
-            client=request.client.address,
-            client_name=text(client.name),
-            helo=text(request.helo),
-            listener=request.listener,
-            login=None if request.login is None else text(request.login),
-            queue_id=queue_id.decode("ascii"),
-            sender=text(request.sender.bracketed),
-            recipients=tuple(text(path.bracketed) for path in request.recipients),
-            size=size,
-        ),
+        request=_request(request, client, queue_id, size),
         milters=tuple(conditions),
         observed=frozenset(milter.name for milter in config.milter if milter.mode == "observe"),
         left_out={name: reason for name, reason in reasons.items() if reason is not None},
@@ -151,6 +142,20 @@ async def trace_message(config: Config, request: TraceRequest) -> Result:
         sender=text(end.envelope.sender.bracketed),
         recipients=tuple(text(path.bracketed) for path in end.envelope.recipients),
         heard=end.heard,
+    )
+
+
+def _request(request: TraceRequest, client: ClientInfo, queue_id: bytes, size: int) -> Request:
+    return Request(
+        client=request.client.address,
+        client_name=text(client.name),
+        helo=text(request.helo),
+        listener=request.listener,
+        login=None if request.login is None else text(request.login),
+        queue_id=queue_id.decode("ascii"),
+        sender=text(request.sender.bracketed),
+        recipients=tuple(text(path.bracketed) for path in request.recipients),
+        size=size,
     )
 
 

@@ -6,6 +6,7 @@ worked out on the message as it stands at its place.
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from milterchain.chain.observer import Observation, Snapshot
@@ -40,10 +41,14 @@ class Recorder:
 
     Args:
         milters: how each counts headers, by name, in configured order.
+        strangers: milters with recipients that they are not meant for.
     """
 
-    def __init__(self, milters: Mapping[str, HeaderIndex]) -> None:
+    def __init__(
+        self, milters: Mapping[str, HeaderIndex], strangers: AbstractSet[tuple[str, str]] = frozenset()
+    ) -> None:
         self.changes: list[Change] = []
+        self._strangers = strangers
         self._header_index = milters
         self._order = {name: index for index, name in enumerate(milters)}
         self._now: Snapshot | None = None
@@ -152,7 +157,22 @@ class Recorder:
             return
         if (answer.stage, answer.recipient) not in self._stages:
             self._stages.append((answer.stage, answer.recipient))
+        if answer.recipient is not None:
+            self._put_back(answer)
         self._events.append(answer)
+
+    def _put_back(self, answer: Event) -> None:
+        """What the milter has said at this recipient is about one before: nobody had waited for it."""
+        said = {event.recipient: place for place, event in enumerate(self._events) if _same(event, answer)}
+        place = said.get(answer.recipient)
+        before = [recipient for stage, recipient in self._stages if stage == answer.stage]
+        missing = [
+            recipient
+            for recipient in before
+            if recipient not in said and (answer.milter, recipient) not in self._strangers
+        ]
+        if place is not None and missing:
+            self._events[place] = replace(self._events[place], recipient=missing[0])
 
     def _add_replay(self, answer: Event) -> None:
         """Make one answer of those to a whole envelope: the last one, and the time of all."""
@@ -165,6 +185,10 @@ class Recorder:
                 self._events[place] = answer
                 return
         self._events.append(answer)
+
+
+def _same(event: Event, answer: Event) -> bool:
+    return (event.milter, event.stage) == (answer.milter, answer.stage)
 
 
 def _change(milter: str, before: Snapshot, after: Snapshot, warnings: Sequence[str]) -> Change:

@@ -267,7 +267,7 @@ def _answers(out: Console, result: Result) -> Table:
     rows = table(out, "Stage", "Milter", "Answer", "Time")
     rows.columns[-1].justify = "right"
     asked = [name for name in result.milters if name not in result.left_out]
-    for stage, recipient in result.stages:
+    for stage, recipient in dict.fromkeys(result.stages):
         if stage in CONTENT:
             continue  # a part of `message`
         answers: list[_Row] = [(event.milter, *_answer(event)) for event in _events(result, stage, recipient)]

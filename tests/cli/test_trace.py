@@ -1,5 +1,6 @@
 """`milterchain trace`: what each milter said, what it changed, and what comes of it."""
 
+import asyncio
 import io
 import json
 import sys
@@ -32,7 +33,7 @@ from milterchain.milter.messages import (
     Shutdown,
 )
 from milterchain.smtp.handler import ClientNames
-from milterchain.testing import Close, InTurn, ScriptedMilter, Silence
+from milterchain.testing import Close, InTurn, Late, ScriptedMilter, Silence
 
 MESSAGE = b"From: Ann <ann@example.org>\nTo: bob@example.net, c@example.net\nSubject: hi\n\nHello\nWorld\n"
 
@@ -611,3 +612,34 @@ async def test_what_an_observed_milter_would_say(
     assert [line for line in lines if "would say" in line] == ([said] if said else [])
     assert ("Changes that watched would make" in lines) == (said is not None)
     assert "Verdict: accept" in lines
+
+
+async def test_answers_that_nobody_waited_for_stand_at_their_recipients(command: Any, eml: Path) -> None:
+    asked_again = asyncio.Event()
+
+    def accept(_: object) -> Continue:
+        asked_again.set()
+        return Continue()
+
+    fast = {Command.RCPT: InTurn(Reject(), Reject(), accept)}
+    late = [Late(asked_again), ReplyCode(b"450 4.7.0 slow")]
+    slow = {Command.RCPT: InTurn(late, ReplyCode(b"450 4.7.1 slow"), Continue())}
+    receivers = [f"{name}@example.net" for name in "abc"]
+    options = [option for receiver in receivers for option in ("--to", receiver)]
+    async with ScriptedMilter(fast) as one, ScriptedMilter(slow) as two:
+        _, out, _ = await command("trace", eml, "--milter", one.endpoint, "--milter", two.endpoint, *options)
+    rows = [line.split() for line in out.splitlines() if line.startswith("rcpt")]
+    assert len(rows) == 6
+    assert {row[1]: row[3:-2] for row in rows if row[2] == two.endpoint} == {
+        "<a@example.net>": ["tempfail:", "450", "4.7.0", "slow"],
+        "<b@example.net>": ["tempfail:", "450", "4.7.1", "slow"],
+        "<c@example.net>": ["continue"],
+    }
+
+
+async def test_a_recipient_twice(command: Any, eml: Path) -> None:
+    async with ScriptedMilter() as milter:
+        _, out, _ = await command(
+            "trace", eml, "--milter", milter.endpoint, "--to", "a@example.net", "--to", "a@example.net"
+        )
+    assert len([line for line in out.splitlines() if line.startswith("rcpt ")]) == 2
