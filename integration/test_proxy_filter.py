@@ -1,5 +1,7 @@
 """Between two Postfixes as an smtpd_proxy_filter, with the README's files but for ports; behind HAProxy."""
 
+import smtplib
+import ssl
 from typing import NamedTuple
 
 import pytest
@@ -12,12 +14,11 @@ from integration.services.postfix import Postfix, start_postfix
 from integration.services.process import Run, free_port
 from integration.services.proxy import milter_table, run_proxy, start_proxy
 from integration.services.sink import Sink, start_sink
-from integration.services.smtp import Client, Outcome
+from integration.services.smtp import TIMEOUT, Client, Outcome
+from integration.services.tls import CERTIFICATES, PAIR
 from integration.services.witness import Witness, start_witness
 
 CLIENT = b"XCLIENT NAME=client.example.test ADDR=192.0.2.7 PORT=4711"
-
-
 SECTION = "As a filter between two Postfixes"
 RESTRICTIONS = [f"smtpd_{stage}_restrictions" for stage in ("client", "helo", "sender", "data", "relay")]
 NOT_FROM_HERE = "check_client_access inline:{127.0.0.1=REJECT}, reject_unauth_destination"
@@ -146,23 +147,33 @@ def test_what_the_postfix_before_has_announced_is_borne(system: System) -> None:
     assert send(system, recipient.encode(), sender=sender.encode()).accepted
 
 
+@pytest.mark.parametrize("mode", ["none", "starttls", "implicit"])
 @pytest.mark.parametrize("option", ["send-proxy", "send-proxy-v2"])
-def test_behind_haproxy(run: Run, system: System, option: str) -> None:
+def test_behind_haproxy(run: Run, system: System, option: str, mode: str) -> None:
+    name = f"{option}-{mode}"
+    tls = "" if mode == "none" else f'tls = {{ {PAIR}, mode = "{mode}", required = true }}\n'
     proxy = start_proxy(
         run,
-        name=f"milterchain-{option}",
+        name=f"milterchain-{name}",
         next_hop=f"smtp:{system.behind}",
         milters=[milter_table("witness", system.milter.address)],
-        listen='proxy_protocol_from = ["127.0.0.1"]',
+        listen=f'proxy_protocol_from = ["127.0.0.1"]\n{tls}',
     )
-    address = start_haproxy(run, server=proxy.address, option=option, name=option)
-    with Client(address) as client:
-        port = client.local_port
-        recipient = f"{option}@example.org"
-        outcome = client.send(
-            b"<a@example.com>", [b"<%b>" % recipient.encode()], head("balanced") + b"\r\nx\r\n"
-        )
-        client.quit()
-    assert outcome.accepted
-    system.sink.wait_for_mail_to(recipient)
-    assert port in {event["port"] for event in system.milter.events("connect")}
+    host, _, port = start_haproxy(run, server=proxy.address, option=option, name=name).rpartition(":")
+    context = ssl.create_default_context(cafile=CERTIFICATES / "authority.pem")
+    client = (
+        smtplib.SMTP_SSL(host, int(port), timeout=TIMEOUT, context=context)
+        if mode == "implicit"
+        else smtplib.SMTP(host, int(port), timeout=TIMEOUT)
+    )
+    with client:
+        if mode == "starttls":
+            client.starttls(context=context)
+        assert client.sock is not None
+        here = client.sock.getsockname()[1]
+        recipient = f"{name}@example.org"
+        content = head("balanced") + b"\r\nx\r\n"
+        client.sendmail("a@example.com", [recipient], content)
+    received = system.sink.content(system.sink.wait_for_mail_to(recipient))
+    assert (b"with ESMTPS id" in received) == (mode != "none")
+    assert here in {event["port"] for event in system.milter.events("connect")}
