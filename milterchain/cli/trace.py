@@ -6,20 +6,22 @@ every recipient counts as one that it took.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 from typing import Self
+
+from rich.text import Text
 
 from milterchain.chain.client import AuthInfo, ClientInfo
 from milterchain.chain.observer import Snapshot
 from milterchain.chain.session import ChainSession
 from milterchain.chain.verdict import CONTINUE, Kind, Verdict, banner_reply
 from milterchain.cli.message_source import as_typed, envelope_of, read_client, read_message
-from milterchain.cli.output import console
+from milterchain.cli.output import console, safe
 from milterchain.cli.trace_recorder import Recorder
-from milterchain.cli.trace_silence import Talk, left_out
+from milterchain.cli.trace_silence import Talk, left_out, not_meant
 from milterchain.cli.trace_view import Heard, Request, Result, show, show_json
 from milterchain.config import Config
 from milterchain.errors import ConfigurationError
@@ -87,20 +89,22 @@ class TraceRequest:
         )
 
 
-async def trace_message(config: Config, request: TraceRequest) -> Result:
+async def trace_message(
+    config: Config, request: TraceRequest, tell: Callable[[str], None] = lambda _: None
+) -> Result:
     """Send the message through the chain of a configuration.
+
+    Args:
+        config: names the milters.
+        request: what is sent.
+        tell: hears of each stage when it begins.
 
     Raises:
         ConfigurationError: there is no such listener.
     """
     conditions = {milter.name: milter_settings(milter).conditions for milter in config.milter}
-    strangers = frozenset(
-        (name, text(path.bare))
-        for name, each in conditions.items()
-        for path in request.recipients
-        if not each.recipient(path)
-    )
-    recorder = Recorder({milter.name: milter.header_index for milter in config.milter}, strangers)
+    strangers = not_meant(conditions, request.recipients)
+    recorder = Recorder({milter.name: milter.header_index for milter in config.milter}, strangers, tell)
     client = await _client(config, request)
     chain = build_chain(config, recorder)
     session = chain.session(client)
@@ -292,7 +296,12 @@ async def _client(config: Config, request: TraceRequest) -> ClientInfo:
 
 def trace(config: Config, request: TraceRequest, *, json: bool = False) -> bool:
     """Trace and print; whether all milters worked."""
-    result = asyncio.run(trace_message(config, request))
+    with console(error=True).status("asking the milters") as status:
+
+        def tell(stage: str) -> None:
+            status.update(Text(safe(f"asking the milters: {stage}")))
+
+        result = asyncio.run(trace_message(config, request, tell))
     out = console()
     if json:
         show_json(out, result)

@@ -5,7 +5,7 @@ answers that at the stage `replay`. One that is only observed changes nothing; w
 worked out on the message as it stands at its place.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
@@ -42,13 +42,18 @@ class Recorder:
     Args:
         milters: how each counts headers, by name, in configured order.
         strangers: milters with recipients that they are not meant for.
+        tell: hears of each stage when it begins.
     """
 
     def __init__(
-        self, milters: Mapping[str, HeaderIndex], strangers: AbstractSet[tuple[str, str]] = frozenset()
+        self,
+        milters: Mapping[str, HeaderIndex],
+        strangers: AbstractSet[tuple[str, str]] = frozenset(),
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.changes: list[Change] = []
         self._strangers = strangers
+        self._tell = tell
         self._header_index = milters
         self._order = {name: index for index, name in enumerate(milters)}
         self._now: Snapshot | None = None
@@ -78,6 +83,7 @@ class Recorder:
         """What is asked next."""
         self._recipient = recipient
         self._stages.append((stage, recipient))
+        self._tell(stage if recipient is None else f"{stage} <{recipient}>")
 
     def begin(self, content: Snapshot) -> None:
         """The message that the first milter sees."""

@@ -15,8 +15,9 @@ from milterchain.cli.trace_view import CONTENT, Event, Silence, SilenceReason
 from milterchain.mail.envelope import Path
 from milterchain.milter.flags import Command
 from milterchain.milter.negotiation import Negotiated
+from milterchain.proxy.logs import text
 
-__all__ = ["Talk", "left_out"]
+__all__ = ["Talk", "left_out", "not_meant"]
 
 _Stage: TypeAlias = tuple[str, str | None]
 
@@ -57,6 +58,16 @@ def left_out(
     if not any(map(conditions.recipient, recipients)):
         unmet.append("recipient_domains")
     return unmet[0] if unmet else None
+
+
+def not_meant(conditions: Mapping[str, Conditions], recipients: Sequence[Path]) -> frozenset[tuple[str, str]]:
+    """Milters, by name, with each recipient that their conditions exclude."""
+    return frozenset(
+        (name, text(path.bare))
+        for name, each in conditions.items()
+        for path in recipients
+        if not each.recipient(path)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

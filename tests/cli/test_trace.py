@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from milterchain.cli.trace import TraceRequest, trace_message
+from milterchain.config import parse
 from milterchain.milter.flags import Action, Command, Protocol
 from milterchain.milter.messages import (
     Accept,
@@ -328,8 +330,9 @@ async def test_on_a_terminal(command: Any, eml: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.delenv("NO_COLOR", raising=False)
     async with ScriptedMilter({Command.END_OF_MESSAGE: EDITS}) as one, ScriptedMilter() as two:
-        code, out, _ = await command("trace", eml, "--milter", one.endpoint, "--milter", two.endpoint)
+        code, out, err = await command("trace", eml, "--milter", one.endpoint, "--milter", two.endpoint)
     assert code == 0
+    assert "asking the milters" in err
     assert "\x1b[32m  + X-Added: 1" in out
     assert out.count("connect ") == 1  # the stage is named once
 
@@ -643,3 +646,14 @@ async def test_a_recipient_twice(command: Any, eml: Path) -> None:
             "trace", eml, "--milter", milter.endpoint, "--to", "a@example.net", "--to", "a@example.net"
         )
     assert len([line for line in out.splitlines() if line.startswith("rcpt ")]) == 2
+
+
+async def test_the_stage_is_told_while_somebody_waits(eml: Path) -> None:
+    told: list[str] = []
+    async with ScriptedMilter() as milter:
+        config = parse(
+            {"dns": {"lookup": False}, "milter": [{"address": milter.endpoint}]}, "test", eml.parent
+        )
+        request = TraceRequest.read(str(eml), None, ["a@example.net"], "127.0.0.1", "localhost")
+        await trace_message(config, request, told.append)
+    assert told == ["open", "connect", "helo", "mail", "rcpt <a@example.net>", "data", "message"]
