@@ -184,6 +184,10 @@ class ChainSession:
             return self.standing
         return await self._fan_out(Unknown(line.replace(b"\0", b"")), self._roll.early)
 
+    async def settled(self) -> None:
+        """Wait until no milter owes an answer, for those who want to see all."""
+        await drain(self._members, _latest())
+
     async def close(self) -> None:
         """End the session. May be called again."""
         if self._closed:

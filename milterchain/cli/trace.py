@@ -214,6 +214,7 @@ class _Dialogue:
             elif verdict.kind is not Kind.SHUTDOWN:
                 self._hear("DATA", NO_RECIPIENTS)
             return self._end(verdict, "rcpt", envelope)
+        await session.settled()  # what is said of recipients from now on is said to the envelope told again
         self._recorder.enter("data")
         if (verdict := await session.data()).decides:
             self._hear_refusal("data", verdict)

@@ -640,6 +640,26 @@ async def test_answers_that_nobody_waited_for_stand_at_their_recipients(command:
     }
 
 
+async def test_a_late_answer_to_the_last_recipient_is_no_replay(
+    command: Any, eml: Path, tmp_path: Path
+) -> None:
+    """Before the content nobody waits for a milter that is only observed."""
+
+    def slowly(_: object) -> list[Any]:
+        there = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.05, there.set)
+        return [Late(there), Continue()]
+
+    config = tmp_path / "c.toml"
+    async with ScriptedMilter({Command.RCPT: slowly}) as milter:
+        config.write_text(f'[[milter]]\naddress = "{milter.endpoint}"\nmode = "observe"')
+        recipients = ("--to", "b@x.test", "--to", "c@x.test")
+        _, out, _ = await command("trace", "--json", "-c", config, *recipients, eml)
+    events = json.loads(out)["events"]
+    assert [event["recipient"] for event in events if event["stage"] == "rcpt"] == ["b@x.test", "c@x.test"]
+    assert "replay" not in {event["stage"] for event in events}
+
+
 async def test_a_recipient_twice(command: Any, eml: Path) -> None:
     async with ScriptedMilter() as milter:
         _, out, _ = await command(
