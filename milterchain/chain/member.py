@@ -226,8 +226,7 @@ class Member:
             self._resumed = False
             self.lost = True
             return CONTINUE
-        self.plan.failed(error, event)
-        self.standing = fault_verdict(self.plan.settings.default_action, fault, self.name)
+        self.standing = fault_verdict(self.plan.failed(error, event), fault, self.name)
         if self.observer is not None:
             self.observer.on_fault(self.name, event, error, self.standing)
         return self.standing

@@ -9,7 +9,7 @@ from milterchain.chain.breaker import Breaker
 from milterchain.chain.idle import IdleSessions
 from milterchain.chain.opening import open_session
 from milterchain.chain.settings import DefaultAction, MilterSettings
-from milterchain.errors import MilterError
+from milterchain.errors import LocalProtocolError, MilterError
 from milterchain.milter.client import ClientOptions, MilterSession
 from milterchain.milter.flags import Command
 from milterchain.milter.macros import STAGES, MacroNames, MacroTable
@@ -21,6 +21,7 @@ EVENT_TIMEOUT = 280.0
 """Seconds for one event, however often a milter says that it is still working: SMTP clients wait five minutes
 for the answer to MAIL and RCPT (RFC 5321 4.5.3.2)."""
 _CONTENT = {Command.HEADER, Command.END_OF_HEADERS, Command.BODY, Command.END_OF_MESSAGE}
+_FINAL_ACTIONS = {DefaultAction.ACCEPT, DefaultAction.REJECT}
 _PLANS = 256
 """How many ways to tell a milter are remembered: one for each in practice, but filters choose."""
 SLACK = 2**20
@@ -84,10 +85,18 @@ class MilterPlan:
             self.breaker.enter()
         return await open_session(self.settings.endpoint, self.options)
 
-    def failed(self, error: MilterError, event: Command) -> None:
-        """The milter failed in a session."""
+    def failed(self, error: MilterError, event: Command) -> DefaultAction:
+        """The milter failed in a session; what applies instead.
+
+        What we cannot tell it is no failure of its own, and a client may have been after just that: the
+        message waits, rather than that it passes unseen or is lost.
+        """
         if self.breaker is not None:
             self.breaker.failed(error, in_content=event in _CONTENT)
+        action = self.settings.default_action
+        if isinstance(error, LocalProtocolError) and not self.observed and action in _FINAL_ACTIONS:
+            return DefaultAction.TEMPFAIL
+        return action
 
     def worked(self, *, in_content: bool) -> None:
         """The milter served a session, or a message, to the end."""

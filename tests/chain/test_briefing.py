@@ -76,7 +76,7 @@ async def test_macros_that_nobody_can_be_told(lab):
         MacroPackets(Command.MAIL, session.macros).packet(((b"i", b"i"),))
     session.macros[b"auth_type"] = b"\0"
     verdict = await session.mail(lab.sender, b"Q1")
-    assert verdict.reply.code == 550
+    assert verdict.reply.code == 451
     await milter.wait_for(lambda: milter.connections[0].closed)
     assert milter.connections[0].codes == "OCH"
 
