@@ -44,8 +44,11 @@ def make_certificates(run: Run, hostname: str = "mx.example.test") -> Certificat
     subject = "/O=Example/CN=Example authority"
     openssl(
         *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", DAYS, "-subj", subject),
+        *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
         *("-keyout", "authority.key", "-out", "authority.pem"),
     )
+    # What Python 3.13 wants of a certificate by default (RFC 5280 section 4.2.1).
+    (place / "extensions").write_text("subjectKeyIdentifier = hash\nauthorityKeyIdentifier = keyid\n")
     for name, common_name in (("server", hostname), ("client", CLIENT_NAME)):
         openssl(
             *("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/O=Example/CN={common_name}"),
@@ -54,5 +57,6 @@ def make_certificates(run: Run, hostname: str = "mx.example.test") -> Certificat
         openssl(
             *("x509", "-req", "-in", f"{name}.csr", "-days", DAYS, "-CAcreateserial"),
             *("-CA", "authority.pem", "-CAkey", "authority.key", "-out", f"{name}.pem"),
+            *("-extfile", "extensions"),
         )
     return Certificates(place)

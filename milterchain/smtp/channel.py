@@ -185,7 +185,8 @@ class Channel(SMTP):
         self.transport = secured
         self._transport = secured
         self._over_ssl = True
-        self._writer = asyncio.StreamWriter(secured, self, reader, self.loop)
+        # Not a new writer: since Python 3.13 the old one would close the connection when it is collected.
+        self._writer._transport = secured  # type: ignore[attr-defined]  # noqa: SLF001
         reader._transport = secured  # type: ignore[attr-defined]  # noqa: SLF001
         reader._paused = False  # type: ignore[attr-defined]  # noqa: SLF001
         made: ssl.SSLObject = secured.get_extra_info("ssl_object")

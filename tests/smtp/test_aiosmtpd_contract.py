@@ -50,6 +50,11 @@ def test_methods_that_are_overridden_exist_and_are_called():
     assert "super().connection_made(transport)" in made
 
 
+def test_a_writer_gets_another_transport_for_tls():
+    """As here. A new one in its place would not do: since Python 3.13 the old one closes what it wrote to."""
+    assert "self._transport = new_transport" in inspect.getsource(asyncio.StreamWriter.start_tls)
+
+
 def test_stream_reader_protocol_is_the_base():
     """`connection_lost` and `eof_received` skip aiosmtpd's own, which would cancel the session."""
     assert smtp.SMTP.__bases__ == (asyncio.StreamReaderProtocol,)

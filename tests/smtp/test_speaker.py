@@ -371,7 +371,9 @@ class Tunnel:
                     self.client.send(data)
                 if result is not None:
                     return result
-                self.incoming.write(await self.client.reader.read(65536))
+                received = await self.client.reader.read(65536)
+                assert received, "the server closed the connection"
+                self.incoming.write(received)
 
 
 @pytest.mark.parametrize("header", [V1, V2])
