@@ -38,6 +38,10 @@ from integration.services.process import Run, ServiceError
 SESSIONS = 10
 DRIVER = Path(__file__).with_name("filter_driver.c")
 WARM_UP = 0.3
+QUIET = 0.1
+"""The part of the machine that other work may take in a round that counts."""
+TRIES = 3
+"""How often a round is tried for that; the quietest counts."""
 
 
 class Case(NamedTuple):
@@ -74,11 +78,13 @@ class Round(NamedTuple):
         rate: messages a second.
         cpu: milliseconds of CPU for one message in the filter.
         driver: the part of one core that the driver itself took.
+        others: the part of the machine that neither of them took, and that was not idle.
     """
 
     rate: float
     cpu: float
     driver: float
+    others: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,7 @@ class Row:
         ratio: our rate divided by its, the median over the rounds; None for our own.
         cpu: milliseconds of CPU for one message, the median.
         driver: the part of one core that the driver took, the median.
+        others: the part of the machine that other work took, the median.
     """
 
     case: Case
@@ -100,6 +107,7 @@ class Row:
     ratio: float | None
     cpu: float
     driver: float
+    others: float
 
     @property
     def met(self) -> bool | None:
@@ -174,28 +182,46 @@ class Bench:
             self._drive(case, each, WARM_UP)
         for number in range(rounds):
             for each in filters if number % 2 == 0 else filters[::-1]:
-                results[each.kind].append(self._drive(case, each, self._seconds))
+                results[each.kind].append(self._quiet(case, each))
         return [_row(case, kind, results) for kind in results]
+
+    def _quiet(self, case: Case, each: Running) -> Round:
+        tries: list[Round] = []
+        while not tries or (tries[-1].others > QUIET and len(tries) < TRIES):
+            tries.append(self._drive(case, each, self._seconds))
+        return min(tries, key=lambda done: done.others)
 
     def _drive(self, case: Case, each: Running, seconds: float) -> Round:
         path = self._run.directory / "script"
         path.write_bytes(script(each.negotiated, case.size))
         numbers = (each.port, SESSIONS, seconds, int(case.keep))
         command = (*self._driver, "127.0.0.1", *map(str, numbers), str(path))
-        before = cpu_seconds(each.pid)
+        before, machine = cpu_seconds(each.pid), _machine()
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
             raise ServiceError(f"{each.kind.name}, {case.label}: {done.stderr.strip()}")
         messages, took, own = map(float, done.stdout.split())
-        return Round(messages / took, (cpu_seconds(each.pid) - before) / messages * 1000, own / took)
+        cpu = cpu_seconds(each.pid) - before
+        busy, passed = (now - then for now, then in zip(_machine(), machine, strict=True))
+        others = max((busy - cpu - own) / passed, 0)
+        return Round(messages / took, cpu / messages * 1000, own / took, others)
+
+
+def _machine() -> tuple[float, float]:
+    """Seconds that all cores together have worked, and that they have had, since the machine started."""
+    with Path("/proc/stat").open() as stat:
+        times = [int(number) for number in stat.readline().split()[1:9]]
+    idle = times[3] + times[4]
+    ticks = os.sysconf("SC_CLK_TCK")
+    return (sum(times) - idle) / ticks, sum(times) / ticks
 
 
 def _row(case: Case, kind: FilterKind, results: dict[FilterKind, list[Round]]) -> Row:
     ours = results[FILTERS[0]]
     pairs = zip(ours, results[kind], strict=True)
     ratio = None if kind.ours else statistics.median(our.rate / their.rate for our, their in pairs)
-    rate, cpu, driver = map(statistics.median, zip(*results[kind], strict=True))
-    return Row(case, kind, rate, ratio, cpu, driver)
+    rate, cpu, driver, others = map(statistics.median, zip(*results[kind], strict=True))
+    return Row(case, kind, rate, ratio, cpu, driver, others)
 
 
 def _report(rows: list[Row], options: argparse.Namespace, cores: Cores | None) -> str:
@@ -221,8 +247,15 @@ def _report(rows: list[Row], options: argparse.Namespace, cores: Cores | None) -
         "CPU: what a message costs the process of the filter. libmilter has a thread for each session and",
         "milterchain one for all, so that it says more than the rate where the machine has other work.",
         f"Driver's load: the part of one core that the driver took, {_places(cores)}.",
+        f"Other work took {_others(rows)} of the machine; rounds in which it took more than {QUIET:.0%}",
+        f"were tried {TRIES} times, and the quietest counts.",
     ]
     return "\n".join(lines)
+
+
+def _others(rows: list[Row]) -> str:
+    taken = [row.others for row in rows]
+    return f"{statistics.median(taken):.0%} (at worst {max(taken):.0%})" if taken else "nothing"
 
 
 def _places(cores: Cores | None) -> str:
@@ -240,6 +273,7 @@ def _write_json(path: str, rows: list[Row]) -> None:
             "ratio": row.ratio,
             "cpu": row.cpu,
             "driver": row.driver,
+            "others": row.others,
         }
         for row in rows
     ]
