@@ -341,7 +341,7 @@ class ServerSession:
         self._check()
         if awaited != _END_OF_MESSAGE and self._macros.sendmail:
             return  # which gives up on a filter that says so elsewhere
-        if self._transport.get_write_buffer_size() < _HELD_BACK:  # else nobody reads it
+        if not self._writer.paused:  # else nobody reads it
             self._output.append(self._connection.send(Progress()))
             self._write()
 
