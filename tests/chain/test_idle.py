@@ -322,11 +322,11 @@ async def test_the_last_one_first_and_no_dead_one(lab):
 
 async def test_the_sweep_leaves_the_young(lab):
     milter = await lab.milter()
-    idle = IdleSessions(IdleOptions(idle_time=0.1))
+    idle = IdleSessions(IdleOptions(idle_time=0.6))
     sessions = [await after_a_message(milter) for _ in range(2)]
     assert idle.keep(sessions[0])
     older = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.02, older.set)
+    asyncio.get_running_loop().call_later(0.4, older.set)
     await older.wait()
     assert idle.keep(sessions[1])
     await sessions[0].wait_closed()
