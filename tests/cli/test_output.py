@@ -87,6 +87,6 @@ def test_what_is_to_be_done_is_done_though_nobody_reads_of_it(place: Path, comma
 @pytest.mark.parametrize("command", [*SHOWING[:2], "hash-password me"])
 def test_no_room(place: Path, command: str) -> None:
     code, errors = play(place, command, "> /dev/full")
-    (line,) = errors.splitlines()
+    assert len(errors.splitlines()) == 1, errors
     assert code == 1
-    assert line.endswith("No space left on device")
+    assert errors.endswith("No space left on device\n")
