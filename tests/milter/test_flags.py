@@ -38,6 +38,8 @@ def test_combinations_of_bits_do_not_fill_the_memory(kind):
         assert said.value == number << 1
         assert (said | one) ^ one == said
         assert one in said | one
+    # Python 3.11.2 does not remember those with unknown bits; these have known ones, as far as there are.
+    assert all(kind(number).value == number for number in range(5000))
     assert len(kind._value2member_map_) < 2000
     assert kind(everything.value) == everything
     assert hash(kind(everything.value)) == hash(everything)
