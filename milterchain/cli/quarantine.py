@@ -5,6 +5,7 @@ line begins with an ID.
 """
 
 import asyncio
+import errno
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -76,6 +77,8 @@ def _each(ids: Sequence[str], work: Callable[[str], None]) -> None:
         except BrokenPipeError:
             raise
         except (QuarantineError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise  # as it would with the others
             _complain(error if isinstance(error, QuarantineError) else QuarantineError(f"{name}: {error}"))
             failed = True
     if failed:

@@ -42,7 +42,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def play(place: Path, command: str, stdout: str) -> tuple[int, str]:
+def play(place: Path, command: str, stdout: str, *, unbuffered: str = "") -> tuple[int, str]:
     """The exit code, and what is on standard error."""
     words = command.split()
     configured = words[0] in {"quarantine", "check", "trace"} and "--help" not in words
@@ -55,7 +55,7 @@ def play(place: Path, command: str, stdout: str) -> tuple[int, str]:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": unbuffered},
     )
     return done.returncode, done.stderr
 
@@ -85,8 +85,9 @@ def test_what_is_to_be_done_is_done_though_nobody_reads_of_it(place: Path, comma
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
 @pytest.mark.parametrize("command", [*SHOWING[:2], "hash-password me"])
-def test_no_room(place: Path, command: str) -> None:
-    code, errors = play(place, command, "> /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_no_room(place: Path, command: str, unbuffered: str) -> None:
+    code, errors = play(place, command, "> /dev/full", unbuffered=unbuffered)
     assert len(errors.splitlines()) == 1, errors
     assert code == 1
     assert errors.endswith("No space left on device\n")
